@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+# The front door: meson and ninja do the work in build/. Every target sets up what it needs (tools/setup).
+
+BUILD ?= build
+MESON_OPTS ?=
+export BUILD
+
+.PHONY: all setup demo test bench fuzz soak install clean lint format
+
+all: setup
+	@ninja -C $(BUILD)
+
+setup:
+	@tools/setup $(MESON_OPTS)
+
+demo: all
+	@tools/demo
+
+test: all
+	@tools/run-tests $(BUILD)
+
+lint: all
+	@tools/run-tests $(BUILD) --suite lint
+
+bench: all
+	@tools/run-tests $(BUILD) --bench
+
+fuzz: all
+	@VITRINE_FUZZ_SECONDS=$${VITRINE_FUZZ_SECONDS:-60} tools/run-tests $(BUILD) --suite fuzz
+
+soak: all
+	@tools/run-tests $(BUILD) --suite conform --suite guest --minutes $${SOAK_MINUTES:-10}
+
+install: all
+	@ninja -C $(BUILD) install
+
+clean:
+	@rm -rf $(BUILD)
+
+format:
+	@find src vmm cli tests bench guests include -name '*.[ch]' | xargs -r clang-format -i

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table through which core reaches the chips, and what concerns more than one of them: creation, the order in which a vCPU's interrupts are taken,
+ * and which MSR is whose.
+ */
+#include <errno.h>
+
+#include "chip/chip_priv.h"
+#include "chip/pc.h"
+
+static void pc_irqchip_destroy(struct vm *vm)
+{
+    pit_destroy(vm);
+    ioapic_destroy(vm);
+    pic_destroy(vm);
+    vm->has_irqchip = false;
+}
+
+static int pc_irqchip_create(struct vm *vm)
+{
+    int err = vm->pic || vm->ioapic ? -EEXIST : pic_create(vm);
+    if (err)
+        return err;
+    err = ioapic_create(vm);
+    for (unsigned i = 0; !err && i < VM_VCPUS_MAX; i++)
+        if (vm->vcpu[i])
+            err = lapic_create(vm->vcpu[i]);
+    if (err)
+        pc_irqchip_destroy(vm);
+    else
+        vm->has_irqchip = true;
+    return err;
+}
+
+/* The PIC first, as KVM does: ExtINT has no priority that could be compared, and its guests poll the PIC with the LAPIC's timer waiting. */
+static int pc_irq_peek(struct vcpu *v)
+{
+    struct lapic *l = lapic_of(v);
+    if (!l)
+        return -1;
+    if (atomic_load_explicit(&l->takes_pic, memory_order_relaxed) && pic_has_intr(v->vm)) {
+        int vector = pic_peek(v->vm);
+        if (vector >= 0)
+            return vector;
+    }
+    return lapic_peek(l);
+}
+
+static int pc_irq_take(struct vcpu *v)
+{
+    struct lapic *l = lapic_of(v);
+    if (!l)
+        return -1;
+    if (atomic_load_explicit(&l->takes_pic, memory_order_relaxed)) {
+        int vector = pic_take(v->vm);
+        if (vector >= 0)
+            return vector;
+    }
+    return lapic_take(l);
+}
+
+static bool is_lapic_msr(uint32_t index)
+{
+    return index == MSR_TSC_DEADLINE || (index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST);
+}
+
+static int pc_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host)
+{
+    (void)is_host;
+    return is_lapic_msr(index) ? lapic_msr_read(v, index, value) : pvclock_msr_read(v, index, value);
+}
+
+static int pc_msr_write(struct vcpu *v, uint32_t index, uint64_t value, bool is_host)
+{
+    (void)is_host;
+    return is_lapic_msr(index) ? lapic_msr_write(v, index, value) : pvclock_msr_write(v, index, value);
+}
+
+const struct chip_ops pc_chip_ops = {
+    .irqchip_create = pc_irqchip_create,
+    .irqchip_destroy = pc_irqchip_destroy,
+    .lapic_create = lapic_create,
+    .lapic_destroy = lapic_destroy,
+    .lapic_reset = lapic_reset,
+    .irq_peek = pc_irq_peek,
+    .irq_take = pc_irq_take,
+    .cr8_get = lapic_cr8_get,
+    .cr8_set = lapic_cr8_set,
+    .apic_base_set = lapic_base_set,
+    .msr_read = pc_msr_read,
+    .msr_write = pc_msr_write,
+    .lapic_mmio_read = lapic_mmio_read,
+    .lapic_mmio_write = lapic_mmio_write,
+    .pic_set = pic_set,
+    .ioapic_set = ioapic_set,
+    .msi_send = lapic_msi_send,
+    .vcpu_run_enter = pvclock_run_enter,
+};

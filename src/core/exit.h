@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Why a vCPU returned to its client, in no ABI's words. Filled by an engine or by core, encoded by a front.
+ */
+#ifndef VITRINE_CORE_EXIT_H
+#define VITRINE_CORE_EXIT_H
+
+#include "base/types.h"
+
+enum exit_kind {
+    EXIT_NONE,
+    EXIT_IO,
+    EXIT_MMIO,
+    EXIT_HLT, /* only without an in-process LAPIC */
+    EXIT_IRQ_WINDOW,
+    EXIT_SHUTDOWN, /* triple fault */
+    EXIT_DEBUG,    /* the client's own debugging */
+    EXIT_INTR,     /* signal, kick, immediate_exit */
+    EXIT_HYPERCALL,
+    EXIT_MSR, /* user-space MSR */
+    EXIT_IOAPIC_EOI,
+    EXIT_SYSTEM_EVENT,
+    EXIT_TPR_ACCESS,
+    EXIT_INTERNAL_ERROR, /* the engine cannot go on; bytes and length say where */
+    EXIT_MEMORY_FAULT,   /* host memory behind a slot is gone */
+    EXIT_KIND_COUNT
+};
+
+struct vcpu_exit {
+    enum exit_kind kind;
+    union {
+        struct {
+            bool is_in;
+            uint8_t bytes; /* 1 2 4 of one item */
+            uint16_t port;
+            uint32_t count; /* items; more than 1 for REP INS/OUTS */
+            /* OUT: count * bytes of data to hand over. IN: the client's answer goes to vcpu.replay.io_data. */
+            uint8_t data[PAGE_BYTES];
+        } io;
+        struct {
+            gpa_t gpa;
+            uint8_t bytes; /* 1-8 */
+            bool is_write;
+            uint8_t data[8];
+        } mmio;
+        struct {
+            uint32_t vector;
+            uint64_t rip, dr6, dr7;
+        } debug;
+        struct {
+            uint64_t nr, args[6], ret;
+            bool is_long_mode;
+        } hypercall;
+        struct {
+            bool is_write;
+            uint32_t index;
+            uint64_t data;
+            uint32_t reason;
+            uint8_t error;
+        } msr;
+        struct {
+            uint8_t vector;
+        } eoi;
+        struct {
+            uint32_t type;
+        } system_event;
+        struct {
+            uint64_t rip;
+            bool is_write;
+        } tpr;
+        struct {
+            uint32_t suberror;
+            uint8_t insn_bytes[15], n_bytes;
+            const char *text;
+        } internal;
+        struct {
+            gpa_t gpa;
+            uint64_t bytes;
+        } memory_fault;
+    };
+};
+
+#endif

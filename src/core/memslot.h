@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest-physical memory: an immutable, sorted table of slots that the VM swaps as a whole. Readers on vCPU threads take no lock: they use
+ * vm->slots until their next safe point, and engine_ops.memory_changed waits for that before the old table is freed.
+ */
+#ifndef VITRINE_CORE_MEMSLOT_H
+#define VITRINE_CORE_MEMSLOT_H
+
+#include <stdatomic.h>
+
+#include "base/types.h"
+
+#define MEMSLOT_READONLY 1u /* guest writes go to the client as MMIO */
+#define MEMSLOT_LOG_DIRTY 2u
+
+struct memslot {
+    gpa_t gpa;
+    uint64_t bytes;
+    hva_t hva;
+    uint32_t id; /* client's slot number, address space in bits 16-31 */
+    uint32_t flags;
+    _Atomic uint64_t *dirty; /* one bit per page, or NULL without MEMSLOT_LOG_DIRTY; shared by successive tables */
+};
+
+struct memslots {
+    unsigned n;
+    struct memslot slot[]; /* sorted by gpa, disjoint */
+};
+
+/* The slot that holds gpa, or NULL. Uses general registers only: translated code's slow paths call it with the guest's vectors live. */
+static inline const struct memslot *memslots_find(const struct memslots *t, gpa_t gpa)
+{
+    unsigned lo = 0, hi = t->n;
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        const struct memslot *s = &t->slot[mid];
+        if (gpa < s->gpa)
+            hi = mid;
+        else if (gpa - s->gpa >= s->bytes)
+            lo = mid + 1;
+        else
+            return s;
+    }
+    return NULL;
+}
+
+static inline void memslot_mark_dirty(const struct memslot *s, gpa_t gpa)
+{
+    if (s->dirty) {
+        uint64_t page = (gpa - s->gpa) >> PAGE_SHIFT;
+        atomic_fetch_or_explicit(&s->dirty[page / 64], 1ull << (page % 64), memory_order_relaxed);
+    }
+}
+
+#endif

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Memory slots: replacing the table, dirty logs, guest-physical copies. vm->slots_lock serialises writers; readers take no lock.
+ *
+ * Two kinds of readers must be gone before an old table, its bitmaps or the client's mapping may be. vCPUs inside run: engine_ops.memory_changed waits for
+ * them. Everybody else (chips on the timer thread, client threads in vm_read): counted in slots_readers, by the parity of the epoch they came in.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memfd.h"
+#include "core/vm.h"
+
+static const struct memslots *reader_enter(struct vm *vm, unsigned *parity)
+{
+    *parity = atomic_load(&vm->slots_epoch) & 1;
+    atomic_fetch_add(&vm->slots_readers[*parity], 1);
+    return atomic_load(&vm->slots); /* after being counted: what is loaded now stays until reader_leave */
+}
+
+static void reader_leave(struct vm *vm, unsigned parity)
+{
+    atomic_fetch_sub(&vm->slots_readers[parity], 1);
+}
+
+/* Twice, since a reader may have taken the parity just before it was flipped and be counted only after the first wait. Copies are short: no sleeping wait. */
+static void wait_for_readers(struct vm *vm)
+{
+    for (int i = 0; i < 2; i++) {
+        unsigned old = atomic_fetch_add(&vm->slots_epoch, 1) & 1;
+        while (atomic_load(&vm->slots_readers[old]))
+            sched_yield();
+    }
+}
+
+static uint64_t dirty_words(uint64_t bytes)
+{
+    return ((bytes >> PAGE_SHIFT) + 63) / 64;
+}
+
+static struct memslot *find_id(struct memslots *t, uint32_t id)
+{
+    for (unsigned i = 0; i < t->n; i++) {
+        if (t->slot[i].id == id)
+            return &t->slot[i];
+    }
+    return NULL;
+}
+
+static int check_slot(const struct memslots *t, const struct memslot *wanted)
+{
+    if (!page_is_aligned(wanted->gpa) || !page_is_aligned(wanted->bytes) || !page_is_aligned((uintptr_t)wanted->hva))
+        return -EINVAL;
+    if (wanted->gpa + wanted->bytes < wanted->gpa || (uintptr_t)wanted->hva + wanted->bytes < (uintptr_t)wanted->hva)
+        return -EINVAL;
+    for (unsigned i = 0; i < t->n; i++) {
+        const struct memslot *s = &t->slot[i];
+        if (s->id != wanted->id && wanted->gpa < s->gpa + s->bytes && s->gpa < wanted->gpa + wanted->bytes)
+            return -EEXIST;
+    }
+    return 0;
+}
+
+/* The old table without slot `id`, with `added` in its place if not NULL. */
+static struct memslots *make_table(const struct memslots *old, uint32_t id, const struct memslot *added)
+{
+    struct memslots *t = malloc(sizeof *t + (old->n + 1) * sizeof t->slot[0]);
+    if (!t)
+        return NULL;
+    t->n = 0;
+    for (unsigned i = 0; i < old->n; i++) {
+        const struct memslot *s = &old->slot[i];
+        if (added && added->gpa < s->gpa) {
+            t->slot[t->n++] = *added;
+            added = NULL;
+        }
+        if (s->id != id)
+            t->slot[t->n++] = *s;
+    }
+    if (added)
+        t->slot[t->n++] = *added;
+    return t;
+}
+
+/* Bits survive as long as page n of the slot stays the same memory: a new bitmap if logging starts or the size, address or memory changes. */
+static int choose_bitmap(struct memslot *wanted, const struct memslot *old)
+{
+    wanted->dirty = NULL;
+    if (!(wanted->flags & MEMSLOT_LOG_DIRTY))
+        return 0;
+    if (old && old->dirty && old->bytes == wanted->bytes && old->gpa == wanted->gpa && old->hva == wanted->hva) {
+        wanted->dirty = old->dirty;
+        return 0;
+    }
+    wanted->dirty = calloc(dirty_words(wanted->bytes), sizeof *wanted->dirty);
+    return wanted->dirty ? 0 : -ENOMEM;
+}
+
+static void tell_engine(struct vm *vm, const struct memslot *a, const struct memslot *b)
+{
+    if (!vm->engine->memory_changed)
+        return;
+    if (a)
+        vm->engine->memory_changed(vm, a->gpa, a->bytes);
+    if (b && (!a || a->gpa != b->gpa || a->bytes != b->bytes))
+        vm->engine->memory_changed(vm, b->gpa, b->bytes);
+}
+
+static int replace_slot(struct vm *vm, const struct memslot *wanted)
+{
+    struct memslots *old_table = atomic_load(&vm->slots);
+    const struct memslot *old = find_id(old_table, wanted->id);
+    struct memslot added = *wanted;
+    const struct memslot *new_slot = wanted->bytes ? &added : NULL;
+    if (!new_slot && !old)
+        return -ENOENT;
+    int error = new_slot ? check_slot(old_table, new_slot) : 0;
+    if (!error && new_slot)
+        error = choose_bitmap(&added, old);
+    if (error)
+        return error;
+    struct memslots *table = make_table(old_table, wanted->id, new_slot);
+    if (!table) {
+        if (new_slot && added.dirty && !(old && old->dirty == added.dirty))
+            free(added.dirty);
+        return -ENOMEM;
+    }
+    atomic_store(&vm->slots, table);
+    tell_engine(vm, old, new_slot);
+    wait_for_readers(vm);
+    if (old && old->dirty && !(new_slot && added.dirty == old->dirty))
+        free(old->dirty);
+    free(old_table);
+    return 0;
+}
+
+int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva)
+{
+    /* One table is one address space: other spaces (id bits 16-31, for system management mode) would overlap and are refused. */
+    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY)) || id >> 16)
+        return -EINVAL;
+    struct memslot wanted = { .gpa = gpa, .bytes = bytes, .hva = hva, .id = id, .flags = flags };
+    pthread_mutex_lock(&vm->slots_lock);
+    int error = replace_slot(vm, &wanted);
+    pthread_mutex_unlock(&vm->slots_lock);
+    return error;
+}
+
+uint64_t vm_memslot_pages(struct vm *vm, uint32_t id)
+{
+    pthread_mutex_lock(&vm->slots_lock);
+    const struct memslot *s = find_id(atomic_load(&vm->slots), id);
+    uint64_t pages = s ? s->bytes >> PAGE_SHIFT : 0;
+    pthread_mutex_unlock(&vm->slots_lock);
+    return pages;
+}
+
+/* slots_lock is held from here to unlock_log unless an error is returned. */
+static int lock_log(struct vm *vm, uint32_t id, const struct memslot **out)
+{
+    pthread_mutex_lock(&vm->slots_lock);
+    const struct memslot *s = find_id(atomic_load(&vm->slots), id);
+    int error = !s ? -ENOENT : !s->dirty ? -EINVAL : 0;
+    if (error)
+        pthread_mutex_unlock(&vm->slots_lock);
+    *out = s;
+    return error;
+}
+
+static void unlock_log(struct vm *vm)
+{
+    pthread_mutex_unlock(&vm->slots_lock);
+}
+
+/*
+ * Why no write is lost. An engine sets a page's bit before it makes a write entry for it, and vm_write sets it after its copy. So while a write entry lives,
+ * the bit is set in the bitmap or in a harvest that has not returned yet: the entries are flushed after the bits were taken and before the client can look.
+ * A store through such an entry after the exchange is of a page that this harvest reports, and has happened when the client reads that page.
+ * Collecting again after the flush would break this: it would take bits of entries made since the flush, and those entries would go on unlogged.
+ */
+int vm_get_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap)
+{
+    const struct memslot *s;
+    int error = lock_log(vm, id, &s);
+    if (error)
+        return error;
+    uint64_t any = 0;
+    for (uint64_t i = 0; i < dirty_words(s->bytes); i++) {
+        bitmap[i] = atomic_load_explicit(&s->dirty[i], memory_order_relaxed) ? atomic_exchange(&s->dirty[i], 0) : 0;
+        any |= bitmap[i];
+    }
+    if (any) /* else there was no write entry either */
+        tell_engine(vm, s, NULL);
+    unlock_log(vm);
+    return 0;
+}
+
+int vm_peek_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap)
+{
+    const struct memslot *s;
+    int error = lock_log(vm, id, &s);
+    if (error)
+        return error;
+    for (uint64_t i = 0; i < dirty_words(s->bytes); i++)
+        bitmap[i] = atomic_load(&s->dirty[i]);
+    unlock_log(vm);
+    return 0;
+}
+
+int vm_clear_dirty_log(struct vm *vm, uint32_t id, uint64_t first_page, uint64_t n_pages, const uint64_t *bitmap)
+{
+    const struct memslot *s;
+    int error = lock_log(vm, id, &s);
+    if (error)
+        return error;
+    uint64_t pages = s->bytes >> PAGE_SHIFT;
+    if ((first_page & 63) || first_page > pages || n_pages > pages - first_page || ((n_pages & 63) && n_pages != pages - first_page)) {
+        unlock_log(vm);
+        return -EINVAL;
+    }
+    uint64_t any = 0;
+    for (uint64_t i = 0; i < (n_pages + 63) / 64; i++) {
+        if (bitmap[i])
+            any |= atomic_fetch_and(&s->dirty[first_page / 64 + i], ~bitmap[i]) & bitmap[i];
+    }
+    if (any)
+        tell_engine(vm, s, NULL); /* same order as above: the client copies the pages only after this call */
+    unlock_log(vm);
+    return 0;
+}
+
+/* Bytes from gpa to the end of its slot, at most `bytes`; 0 if there is no slot. */
+static uint64_t span(const struct memslot *s, gpa_t gpa, uint64_t bytes)
+{
+    if (!s)
+        return 0;
+    uint64_t left = s->bytes - (gpa - s->gpa);
+    return left < bytes ? left : bytes;
+}
+
+/* Checked before anything is copied: nothing is touched on -EFAULT. */
+static bool is_ram(const struct memslots *t, gpa_t gpa, uint64_t bytes, bool is_write)
+{
+    while (bytes) {
+        const struct memslot *s = memslots_find(t, gpa);
+        uint64_t n = span(s, gpa, bytes);
+        if (!n || (is_write && (s->flags & MEMSLOT_READONLY)))
+            return false;
+        gpa += n;
+        bytes -= n;
+    }
+    return true;
+}
+
+int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes)
+{
+    unsigned parity;
+    const struct memslots *t = reader_enter(vm, &parity);
+    int error = is_ram(t, gpa, bytes, false) ? 0 : -EFAULT;
+    for (uint8_t *to = buf; !error && bytes;) {
+        const struct memslot *s = memslots_find(t, gpa);
+        uint64_t n = span(s, gpa, bytes);
+        memcpy(to, s->hva + (gpa - s->gpa), n);
+        to += n;
+        gpa += n;
+        bytes -= n;
+    }
+    reader_leave(vm, parity);
+    return error;
+}
+
+int vm_write(struct vm *vm, gpa_t gpa, const void *buf, uint64_t bytes)
+{
+    unsigned parity;
+    const struct memslots *t = reader_enter(vm, &parity);
+    int error = is_ram(t, gpa, bytes, true) ? 0 : -EFAULT;
+    for (const uint8_t *from = buf; !error && bytes;) {
+        const struct memslot *s = memslots_find(t, gpa);
+        uint64_t n = span(s, gpa, bytes);
+        memcpy(s->hva + (gpa - s->gpa), from, n);
+        for (gpa_t page = gpa & ~PAGE_OFFSET_MASK; page < gpa + n; page += PAGE_BYTES)
+            memslot_mark_dirty(s, page); /* after the copy, so that a harvest in between reports it again */
+        from += n;
+        gpa += n;
+        bytes -= n;
+    }
+    reader_leave(vm, parity);
+    return error;
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Life and reset of a vCPU, and its interrupt inputs as engines see them: chips if there are any, else what the client injected.
+ * vm->lock guards creation; the rest belongs to the vCPU's thread or the holder of its lock. Sleeping and kicking are in vcpu_block.c.
+ */
+#include "core/vcpu.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/memfd.h"
+#include "core/time.h"
+#include "core/vm.h"
+#include "core/vm_priv.h"
+
+static bool has_lapic(const struct vm *vm)
+{
+    return vm->has_irqchip || vm->has_split_irqchip;
+}
+
+static bool is_boot_cpu(const struct vcpu *v)
+{
+    return v->id == v->vm->boot_cpu_id;
+}
+
+static int init_vcpu(struct vcpu *v)
+{
+    struct vm *vm = v->vm;
+    v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (v->wake_fd < 0)
+        return -errno;
+    int error = vm->engine->vcpu_init ? vm->engine->vcpu_init(v) : 0;
+    if (!error) {
+        vcpu_reset(v, false);
+        atomic_store(&v->mp_state, !has_lapic(vm) || is_boot_cpu(v) ? MP_RUNNABLE : MP_UNINITIALIZED);
+        if (has_lapic(vm))
+            error = vm->chip->lapic_create(v);
+        if (error && vm->engine->vcpu_fini)
+            vm->engine->vcpu_fini(v);
+    }
+    if (error)
+        close(v->wake_fd);
+    return error;
+}
+
+int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
+{
+    if (id >= VM_VCPUS_MAX)
+        return -EINVAL;
+    pthread_mutex_lock(&vm->lock);
+    int error = vm->vcpu[id] ? -EEXIST : 0;
+    struct vcpu *v = NULL;
+    if (!error) {
+        size_t bytes = page_round_up(vm->engine->vcpu_bytes);
+        v = aligned_alloc(PAGE_BYTES, bytes);
+        if (v)
+            memset(v, 0, bytes);
+        else
+            error = -ENOMEM;
+    }
+    if (!error) {
+        v->vm = vm;
+        v->id = id;
+        v->tsc_khz = vm->tsc_khz;
+        v->signal_fd = -1;
+        pthread_mutex_init(&v->lock, NULL);
+        error = init_vcpu(v);
+        if (error) {
+            pthread_mutex_destroy(&v->lock);
+            free(v);
+        }
+    }
+    if (!error) {
+        vm_get(vm);
+        __atomic_store_n(&vm->vcpu[id], v, __ATOMIC_RELEASE);
+        if (id >= atomic_load(&vm->n_vcpus))
+            atomic_store(&vm->n_vcpus, id + 1);
+        *out = v;
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return error;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+    vm_put(v->vm);
+}
+
+void vcpu_free(struct vcpu *v)
+{
+    struct vm *vm = v->vm;
+    if (v->lapic || v->pvclock)
+        vm->chip->lapic_destroy(v);
+    if (vm->engine->vcpu_fini)
+        vm->engine->vcpu_fini(v);
+    close(v->wake_fd);
+    if (v->signal_fd >= 0)
+        close(v->signal_fd);
+    pthread_mutex_destroy(&v->lock);
+    free(v);
+}
+
+static void reset_segments(struct cpu_state *c)
+{
+    const struct segment data = { .limit = 0xffff, .type = 3, .present = 1, .s = 1 };
+    for (int i = 0; i < SEG_COUNT; i++)
+        c->seg[i] = data;
+    c->seg[SEG_CS] = (struct segment){ .base = 0xffff0000, .limit = 0xffff, .selector = 0xf000, .type = 0xb, .present = 1, .s = 1 };
+    c->ldtr = (struct segment){ .limit = 0xffff, .type = 2, .present = 1 };
+    c->tr = (struct segment){ .limit = 0xffff, .type = 0xb, .present = 1 };
+    c->gdtr = c->idtr = (struct desc_table){ .limit = 0xffff };
+}
+
+/* What RESET sets and INIT leaves alone. The FPU is as after FNINIT, which is what KVM gives, not 0x40 as the manual says of power-up. */
+static void reset_power_up(struct vcpu *v)
+{
+    struct cpu_state *c = &v->cpu;
+    memset(c->xsave, 0, sizeof c->xsave);
+    const uint16_t fcw = 0x37f;
+    const uint32_t mxcsr = 0x1f80, mxcsr_mask = 0xffff;
+    const uint64_t xstate_bv = XCR0_X87 | XCR0_SSE;
+    memcpy(c->xsave, &fcw, sizeof fcw);
+    memcpy(c->xsave + 24, &mxcsr, sizeof mxcsr);
+    memcpy(c->xsave + 28, &mxcsr_mask, sizeof mxcsr_mask);
+    memcpy(c->xsave + 512, &xstate_bv, sizeof xstate_bv);
+    c->xcr0 = XCR0_X87;
+    c->apic_base = 0xfee00000 | APIC_BASE_ENABLE | (is_boot_cpu(v) ? APIC_BASE_BSP : 0);
+    msr_reset(v);
+    vcpu_reset_tsc(v);
+}
+
+static void reset_events(struct vcpu *v)
+{
+    memset(&v->ev.exception, 0, sizeof v->ev.exception);
+    memset(&v->ev.interrupt, 0, sizeof v->ev.interrupt);
+    atomic_store(&v->ev.nmi_pending, 0);
+    atomic_store(&v->ev.smi_pending, false);
+    v->replay.n = v->replay.next = 0;
+    v->replay.io_done = false;
+    v->posted.n = v->posted.next = 0;
+}
+
+void vcpu_reset(struct vcpu *v, bool is_init)
+{
+    struct cpu_state *c = &v->cpu;
+    uint64_t kept_cr0 = is_init ? c->cr0 & (CR0_CD | CR0_NW) : CR0_CD | CR0_NW;
+    uint32_t signature[4] = { 0x600 };
+    for (unsigned i = 0; i < v->n_cpuid; i++) {
+        if (v->cpuid[i].function == 1)
+            signature[0] = v->cpuid[i].eax;
+    }
+    memset(c->gpr, 0, sizeof c->gpr);
+    c->gpr[GPR_RDX] = signature[0];
+    c->rip = 0xfff0;
+    c->rflags = RFLAGS_RES1;
+    reset_segments(c);
+    c->cr0 = CR0_ET | kept_cr0;
+    c->cr2 = c->cr3 = c->cr4 = c->efer = c->cr8 = 0;
+    memset(c->dr, 0, sizeof c->dr);
+    c->dr6 = DR6_FIXED_1;
+    c->dr7 = DR7_FIXED_1;
+    memset(c->pdpte, 0, sizeof c->pdpte);
+    c->interrupt_shadow = 0;
+    c->nmi_masked = c->in_smm = false;
+    reset_events(v);
+    if (!is_init)
+        reset_power_up(v);
+    if (v->lapic)
+        v->vm->chip->lapic_reset(v, is_init);
+}
+
+void vcpu_start_at(struct vcpu *v, uint8_t vector)
+{
+    struct segment *cs = &v->cpu.seg[SEG_CS];
+    cs->selector = (uint16_t)(vector << 8);
+    cs->base = (uint64_t)vector << 12;
+    v->cpu.rip = 0;
+}
+
+/* An interrupt queued by KVM_INTERRUPT, or restored in mid-delivery, was acknowledged already: it comes before what the chips have. */
+int vcpu_irq_peek(struct vcpu *v)
+{
+    if (v->ev.interrupt.injected)
+        return v->ev.interrupt.vector;
+    return v->lapic ? v->vm->chip->irq_peek(v) : -1;
+}
+
+int vcpu_irq_take(struct vcpu *v)
+{
+    if (v->ev.interrupt.injected) {
+        v->ev.interrupt.injected = false;
+        return v->ev.interrupt.vector;
+    }
+    return v->lapic ? v->vm->chip->irq_take(v) : -1;
+}
+
+uint64_t vcpu_cr8_get(struct vcpu *v)
+{
+    return v->lapic ? v->vm->chip->cr8_get(v) : v->cpu.cr8;
+}
+
+void vcpu_cr8_set(struct vcpu *v, uint64_t cr8)
+{
+    if (v->lapic)
+        v->vm->chip->cr8_set(v, cr8);
+    else
+        v->cpu.cr8 = cr8 & 15;
+}

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Running, sleeping, kicking and the signals that end a run.
+ *
+ * The request protocol: requests are or'ed, then exit_req is set. The vCPU clears exit_req, then reads requests, and works them off before it enters guest
+ * code or blocks. All sequentially consistent, so a request is never left behind with exit_req clear.
+ *
+ * The signal rule of KVM_RUN: a signal that the run mask unblocks ends the run and stays pending if the caller's own mask blocks it. The run mask is therefore
+ * never installed; such signals are looked for (sigpending on VREQ_TICK, a signalfd while asleep, which is polled but never read).
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "core/vcpu.h"
+#include "core/vm.h"
+#include "core/vm_priv.h"
+
+#define TICK_NS 4000000ull
+
+void vcpu_kick(struct vcpu *v)
+{
+    /* Against vcpu_block's "is_blocked, then exit_req": one of the two sees the other's store. */
+    atomic_store(&v->exit_req, 1);
+    if (atomic_load(&v->is_blocked)) {
+        atomic_fetch_add(&v->wake, 1);
+        eventfd_signal(v->wake_fd);
+    }
+    if (v->vm->engine->kick)
+        v->vm->engine->kick(v);
+}
+
+void vcpu_request(struct vcpu *v, uint32_t bits)
+{
+    atomic_fetch_or(&v->requests, bits);
+    vcpu_kick(v);
+}
+
+/* The kernel's view of a signal set: glibc keeps signal n in bit n - 1 of the first word. */
+static uint64_t mask_of(const sigset_t *set)
+{
+    uint64_t mask;
+    memcpy(&mask, set, sizeof mask);
+    return mask;
+}
+
+static sigset_t set_of(uint64_t mask)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    memcpy(&set, &mask, sizeof mask);
+    return set;
+}
+
+bool vcpu_signal_pending(struct vcpu *v)
+{
+    if (v->immediate_exit && *v->immediate_exit)
+        return true;
+    if (!v->has_run_mask)
+        return false;
+    sigset_t pending;
+    sigpending(&pending);
+    return mask_of(&pending) & ~mask_of(&v->run_mask);
+}
+
+/* The signalfd for what the run mask unblocks and the caller blocks; -1 if there is nothing of that kind. */
+static int signal_fd_for(struct vcpu *v, uint64_t caller_mask)
+{
+    uint64_t wanted = v->has_run_mask ? caller_mask & ~mask_of(&v->run_mask) : 0;
+    if (!wanted)
+        return -1;
+    if (v->signal_fd < 0 || mask_of(&v->signal_set) != wanted) {
+        v->signal_set = set_of(wanted);
+        int fd = signalfd(v->signal_fd, &v->signal_set, SFD_CLOEXEC | SFD_NONBLOCK);
+        if (fd < 0)
+            return -1;
+        v->signal_fd = fd;
+    }
+    return v->signal_fd;
+}
+
+static int sleep_until_kicked(struct vcpu *v, const sigset_t *caller)
+{
+    struct pollfd fds[2] = { { .fd = v->wake_fd, .events = POLLIN }, { .fd = signal_fd_for(v, mask_of(caller)), .events = POLLIN } };
+    sigset_t mask = set_of(mask_of(caller) | (v->has_run_mask ? mask_of(&v->run_mask) : 0));
+    int n = ppoll(fds, 2, NULL, &mask);
+    if (n < 0)
+        return errno == EINTR ? -EINTR : 0;
+    if (fds[0].revents & POLLIN)
+        eventfd_consume(v->wake_fd);
+    else if (fds[0].revents & POLLNVAL)
+        v->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); /* the client closed fds it does not know, as daemons do */
+    if (fds[1].revents & POLLNVAL)
+        v->signal_fd = -1;
+    return fds[1].revents & POLLIN ? -EINTR : 0;
+}
+
+int vcpu_block(struct vcpu *v)
+{
+    /*
+     * Everything is blocked from before the last look at immediate_exit and pending signals until ppoll opens the mask: a handler that runs in between, and
+     * whose effect we would not see, is not possible. ppoll is not restarted after a handler, whatever SA_RESTART says.
+     */
+    sigset_t all, caller;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &caller);
+    tick_stop(v);
+    atomic_store(&v->is_blocked, true);
+    int result = 0;
+    if (!atomic_load(&v->exit_req))
+        result = vcpu_signal_pending(v) ? -EINTR : sleep_until_kicked(v, &caller);
+    atomic_store(&v->is_blocked, false);
+    tick_start(v);
+    pthread_sigmask(SIG_SETMASK, &caller, NULL);
+    return result;
+}
+
+static bool wants_tick(const struct vcpu *v)
+{
+    return v->has_run_mask || v->immediate_exit;
+}
+
+static void tick_arm(struct vm *vm)
+{
+    if (!atomic_exchange(&vm->tick.is_armed, true) && timer_arm(&vm->timers, &vm->tick.timer, timer_now_ns() + TICK_NS) < 0)
+        atomic_store(&vm->tick.is_armed, false); /* tried again at the next entry */
+}
+
+void tick_start(struct vcpu *v)
+{
+    if (wants_tick(v)) {
+        atomic_fetch_add(&v->vm->tick.users, 1);
+        tick_arm(v->vm);
+    }
+}
+
+void tick_stop(struct vcpu *v)
+{
+    if (wants_tick(v))
+        atomic_fetch_sub(&v->vm->tick.users, 1);
+}
+
+/* Lets the timer run out when nobody uses it, rather than cancelling it at each exit: exits are frequent, ticks are not. */
+void tick_expired(struct timer *t)
+{
+    struct vm *vm = CONTAINER_OF(t, struct vm, tick.timer);
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        if (v && atomic_load(&v->is_running) && !atomic_load(&v->is_blocked) && wants_tick(v))
+            vcpu_request(v, VREQ_TICK);
+    }
+    atomic_store(&vm->tick.is_armed, false);
+    if (atomic_load(&vm->tick.users)) /* after is_armed went: a vCPU that came in between has either armed or is counted */
+        tick_arm(vm);
+}
+
+int vcpu_run(struct vcpu *v)
+{
+    v->thread = pthread_self();
+    atomic_store(&v->is_running, true);
+    tick_start(v);
+    int result = v->vm->engine->run(v);
+    tick_stop(v);
+    atomic_store(&v->is_running, false);
+    return result;
+}

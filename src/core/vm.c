@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Life of a VM. References are held by the client's VM handle and by each vCPU handle; the last one to go destroys everything, vCPUs included.
+ * Slots are in slots.c.
+ */
+#include "core/vm.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/host.h"
+#include "core/coalesced.h"
+#include "core/ioeventfd.h"
+#include "core/irqfd.h"
+#include "core/time.h"
+#include "core/vcpu.h"
+#include "core/vm_priv.h"
+
+static void init_parts(struct vm *vm)
+{
+    pthread_mutex_init(&vm->slots_lock, NULL);
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_mutex_init(&vm->tsc_sync.lock, NULL);
+    bus_init(&vm->pio);
+    bus_init(&vm->mmio);
+    irq_init(&vm->irq);
+    timer_queue_init(&vm->timers);
+    vm->tick.timer.expired = tick_expired;
+}
+
+static void fini_parts(struct vm *vm)
+{
+    timer_queue_fini(&vm->timers);
+    irq_fini(&vm->irq);
+    bus_fini(&vm->mmio);
+    bus_fini(&vm->pio);
+    pthread_mutex_destroy(&vm->tsc_sync.lock);
+    pthread_mutex_destroy(&vm->lock);
+    pthread_mutex_destroy(&vm->slots_lock);
+}
+
+int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, struct vm **out)
+{
+    struct vm *vm = calloc(1, sizeof *vm);
+    struct memslots *slots = calloc(1, sizeof *slots);
+    if (!vm || !slots) {
+        free(slots);
+        free(vm);
+        return -ENOMEM;
+    }
+    vm->engine = engine;
+    vm->chip = chip;
+    vm->fd = -1;
+    vm->tsc_khz = host_facts()->tsc_khz;
+    vm->tsc_origin = time_host_tsc();
+    vm->kvmclock_offset_ns = -(int64_t)timer_now_ns();
+    atomic_init(&vm->slots, slots);
+    atomic_init(&vm->refs, 1);
+    init_parts(vm);
+    int error = engine->vm_init ? engine->vm_init(vm) : 0;
+    if (error) {
+        fini_parts(vm);
+        free(slots);
+        free(vm);
+        return error;
+    }
+    *out = vm;
+    return 0;
+}
+
+static void free_slots(struct vm *vm)
+{
+    struct memslots *t = atomic_load(&vm->slots);
+    for (unsigned i = 0; i < t->n; i++)
+        free(t->slot[i].dirty);
+    free(t);
+}
+
+/* Sources of interrupts first, then their targets, then the threads and locks both used. */
+static void destroy(struct vm *vm)
+{
+    irqfd_fini(vm);
+    ioeventfd_fini(vm);
+    coalesced_fini(vm);
+    timer_cancel_sync(&vm->timers, &vm->tick.timer);
+    if (vm->chip && vm->chip->irqchip_destroy && (vm->has_irqchip || vm->has_split_irqchip))
+        vm->chip->irqchip_destroy(vm);
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        if (vm->vcpu[i]) {
+            assert(!vm->vcpu[i]->is_running);
+            vcpu_free(vm->vcpu[i]);
+        }
+    }
+    if (vm->engine->vm_fini)
+        vm->engine->vm_fini(vm);
+    fini_parts(vm);
+    free_slots(vm);
+    free(vm);
+}
+
+void vm_get(struct vm *vm)
+{
+    atomic_fetch_add(&vm->refs, 1);
+}
+
+void vm_put(struct vm *vm)
+{
+    if (atomic_fetch_sub(&vm->refs, 1) == 1)
+        destroy(vm);
+}

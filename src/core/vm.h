@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A virtual machine: slots, vCPUs, buses, interrupt routing, timers. Fronts create it and call it; engines and chips are reached through tables.
+ */
+#ifndef VITRINE_CORE_VM_H
+#define VITRINE_CORE_VM_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/types.h"
+#include "core/bus.h"
+#include "core/engine.h"
+#include "core/irq.h"
+#include "core/memslot.h"
+#include "core/timer.h"
+
+struct vcpu;
+
+#define VM_VCPUS_MAX 64
+
+/* In-process interrupt controllers, implemented by chip/, set by lib; core calls through it. */
+struct chip_ops {
+    /* KVM_CREATE_IRQCHIP: PIC pair, IOAPIC; then a LAPIC for each existing and future vCPU. */
+    int (*irqchip_create)(struct vm *vm);
+    void (*irqchip_destroy)(struct vm *vm);
+    int (*lapic_create)(struct vcpu *v);
+    void (*lapic_destroy)(struct vcpu *v);
+    void (*lapic_reset)(struct vcpu *v, bool is_init);
+    int (*irq_peek)(struct vcpu *v); /* LAPIC, then PIC through LINT0: vector or -1 */
+    int (*irq_take)(struct vcpu *v);
+    uint64_t (*cr8_get)(struct vcpu *v);
+    void (*cr8_set)(struct vcpu *v, uint64_t cr8);
+    int (*apic_base_set)(struct vcpu *v, uint64_t value); /* 0 or -EINVAL (#GP) */
+    /* x2APIC registers, TSC deadline, KVM paravirtual MSRs. 0, -ENOENT, -EINVAL as vcpu_msr_read. */
+    int (*msr_read)(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host);
+    int (*msr_write)(struct vcpu *v, uint32_t index, uint64_t value, bool is_host);
+    int (*lapic_mmio_read)(struct vcpu *v, uint32_t offset, unsigned bytes, void *data);
+    int (*lapic_mmio_write)(struct vcpu *v, uint32_t offset, unsigned bytes, const void *data);
+    /* Deliver to the chips (irq.h calls): level of a PIC input 0-15 or an IOAPIC input 0-23; an MSI. Return > 0 delivered, 0 coalesced, < 0 ignored. */
+    int (*pic_set)(struct vm *vm, unsigned pin, unsigned source, bool level);
+    int (*ioapic_set)(struct vm *vm, unsigned pin, unsigned source, bool level);
+    int (*msi_send)(struct vm *vm, uint64_t address, uint32_t data);
+    void (*vcpu_run_enter)(struct vcpu *v); /* before guest code runs, after a stay outside: steal time, clock page */
+};
+
+struct vm {
+    const struct engine_ops *engine;
+    const struct chip_ops *chip;
+    void *engine_data;
+
+    _Atomic(struct memslots *) slots;
+    pthread_mutex_t slots_lock; /* writers of slots */
+    /* Readers of slots outside any vCPU's run (vm_read, vm_write on chip and client threads), counted by the parity of slots_epoch; see slots.c. */
+    _Atomic unsigned slots_epoch, slots_readers[2];
+
+    struct vcpu *vcpu[VM_VCPUS_MAX]; /* published once with a release store, never moved until the VM goes */
+    _Atomic unsigned n_vcpus;        /* highest id + 1; ids may have gaps: NULL entries */
+    pthread_mutex_t lock;            /* creation of vCPUs, chips, routing changes */
+
+    struct bus pio, mmio;
+    struct irq_routing irq;
+    struct timer_queue timers;
+
+    bool has_irqchip; /* PIC, IOAPIC and LAPICs in process */
+    bool has_split_irqchip;
+    bool has_pit;
+    void *pic, *ioapic, *pit; /* chip's */
+    uint32_t boot_cpu_id;
+    uint64_t tsc_khz; /* host's */
+    /* The client's last TSC write, to give vCPUs set one after the other the same offset. */
+    struct {
+        pthread_mutex_t lock;
+        bool is_set;
+        uint64_t host_tsc, guest_tsc, offset, tsc_khz;
+    } tsc_sync;
+    uint64_t tsc_origin; /* host TSC when the VM was made: guest TSC 0 */
+    struct {
+        struct timer timer;
+        _Atomic unsigned users; /* vCPUs in guest code that want VREQ_TICK */
+        _Atomic bool is_armed;
+    } tick;
+    void *ioeventfds, *coalesced; /* core/ioeventfd.c, core/coalesced.c */
+    int64_t kvmclock_offset_ns;   /* paravirtual clock = monotonic time + this */
+    /* One (host TSC, monotonic ns) pair for the clocks of all vCPUs, taken by chip/pvclock.c at first use; 0: not yet. */
+    _Atomic uint64_t clock_base_tsc, clock_base_ns;
+    uint32_t x2apic_api_flags; /* bit 0: 32-bit ids in LAPIC state and MSIs; bit 1: destination 0xff is no broadcast to x2APICs */
+    _Atomic int refs;
+    int fd; /* the memfd behind the VM fd, or -1 */
+};
+
+int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, struct vm **out);
+void vm_get(struct vm *vm);
+void vm_put(struct vm *vm); /* last one destroys; no vCPU may be running */
+
+/*
+ * Adds, changes, moves or (bytes 0) deletes slot `id`. -EINVAL misaligned or wrapping, -EEXIST overlap, -ENOENT deleting nothing, -ENOMEM.
+ * Returns when every vCPU sees the change. hva must stay valid until the slot goes.
+ */
+int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva);
+
+/* Copies out and clears the dirty bitmap of a slot: ceil(pages / 64) words. -ENOENT no slot, -EINVAL not logging. */
+int vm_get_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap);
+/* The two halves of the manual protocol: copy without clearing; clear the bits given (bit 0 is first_page) and only those. Errors as above, -EINVAL out of
+ * range. */
+int vm_peek_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap);
+int vm_clear_dirty_log(struct vm *vm, uint32_t id, uint64_t first_page, uint64_t n_pages, const uint64_t *bitmap);
+/* Pages of a slot, 0 if there is no such slot: for sizing the bitmap. */
+uint64_t vm_memslot_pages(struct vm *vm, uint32_t id);
+
+/* Guest-physical copies for chips and tools; dirty bits are set. 0 or -EFAULT where there is no RAM. */
+int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes);
+int vm_write(struct vm *vm, gpa_t gpa, const void *buf, uint64_t bytes);
+
+#endif

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Control flow and the stack in translated code: direct exits (links in the page, the jump cache beyond it), indirect ones, PUSH, POP, LEAVE, CALL, RET. Inline
+ * only with a flat CS and a flat 32- or 64-bit stack; all other forms are exits to exec_one.
+ */
+#include "engine/soft/translate_priv.h"
+
+#include <stddef.h>
+
+static bool is_64(const struct tc *tc)
+{
+    return (tc->key & KEY_MODE) == KEY_MODE_64;
+}
+
+static bool has_flat_stack(const struct tc *tc)
+{
+    return is_64(tc) || ((tc->key & KEY_MODE) == KEY_MODE_32 && (tc->key & KEY_FLAT) && (tc->key & KEY_STACK_32));
+}
+
+static unsigned word_bytes(const struct tc *tc)
+{
+    return is_64(tc) ? 8 : 4;
+}
+
+/* Near branches and stack operations whose operand size is the mode's own. */
+static bool has_plain_size(const struct tc *tc, const struct insn *in, enum branch_kind kind)
+{
+    if (is_64(tc))
+        return kind == BRANCH_PUSH || kind == BRANCH_POP || kind == BRANCH_LEAVE ? in->op_bytes == 8 : true;
+    return in->op_bytes == 4 && !in->has_66;
+}
+
+static bool push_is_inline(const struct insn *in)
+{
+    const struct opnd *o = &in->opnd[0];
+    return o->kind == OPND_IMM || (o->kind == OPND_GPR && o->reg != GPR_RSP);
+}
+
+static bool target_is_inline(const struct tc *tc, const struct insn *in)
+{
+    const struct opnd *o = &in->opnd[0];
+    if (o->kind == OPND_MEM)
+        return is_64(tc) || (tc->key & KEY_FLAT && in->mem.seg != SEG_CS && in->mem.seg != SEG_FS && in->mem.seg != SEG_GS);
+    return o->kind == OPND_REL || o->kind == OPND_GPR;
+}
+
+enum tc_class branch_class(struct tc *tc, const struct insn *in)
+{
+    enum branch_kind kind = insn_branch_kind(in);
+    if (kind == BRANCH_NONE)
+        return CLASS_NATIVE;
+    if (!(tc->key & KEY_FLAT_CS) || (tc->key & KEY_MODE) == KEY_MODE_16 || !has_plain_size(tc, in, kind))
+        return CLASS_EXEC;
+    switch (kind) {
+    case BRANCH_JMP:
+        return target_is_inline(tc, in) ? CLASS_BRANCH : CLASS_EXEC;
+    case BRANCH_JCC:
+        return CLASS_BRANCH;
+    case BRANCH_CALL:
+        return has_flat_stack(tc) && target_is_inline(tc, in) ? CLASS_BRANCH : CLASS_EXEC;
+    case BRANCH_RET:
+        return has_flat_stack(tc) ? CLASS_BRANCH : CLASS_EXEC;
+    case BRANCH_PUSH:
+        return has_flat_stack(tc) && push_is_inline(in) ? CLASS_STACK : CLASS_EXEC;
+    case BRANCH_POP:
+        return has_flat_stack(tc) && in->opnd[0].kind == OPND_GPR && in->opnd[0].reg != GPR_RSP ? CLASS_STACK : CLASS_EXEC;
+    default:
+        return has_flat_stack(tc) ? CLASS_STACK : CLASS_EXEC;
+    }
+}
+
+/* ---- exits ---- */
+
+static gva_t wrap(const struct tc *tc, gva_t target)
+{
+    return is_64(tc) ? target : (uint32_t)target;
+}
+
+/* T0 = target, flags saved: through the jump cache entry whose index is known. */
+static void emit_jump_cache_direct(struct tc *tc, gva_t target)
+{
+    struct emit *e = &tc->e;
+    tc_save_flags(tc);
+    emit_mov_imm(e, T0, target);
+    if (!(tc->key & KEY_FLAT_CS)) { /* landings are only for rip = linear address */
+        emit_jmp(e, tc->svm->stubs.lookup);
+        return;
+    }
+    bool is_user = tc->key & KEY_USER;
+    emit_gs(e, false, 0xff, 4, FIELD(jump_cache) + (uint32_t)((is_user * JUMP_CACHE_ENTRIES + jump_cache_index(target)) * sizeof(void *)));
+}
+
+static void emit_jump_cache_indirect(struct tc *tc)
+{
+    struct emit *e = &tc->e;
+    bool is_user = tc->key & KEY_USER;
+    emit_rr(e, false, OP_MOV_LOAD, T1, T0);
+    emit_bytes(e, "\x41\xc1\xef\x0a", 4); /* shr r15d, 10 */
+    emit_rr(e, false, OP_XOR, T1, T0);
+    emit_ri(e, false, 4, T1, JUMP_CACHE_ENTRIES - 1);
+    emit_gs_index(e, false, 0xff, 4, T1, 8, FIELD(jump_cache) + (uint32_t)(is_user * JUMP_CACHE_ENTRIES * sizeof(void *)));
+}
+
+static void note_link(struct tc *tc, unsigned n, uint8_t *rel32, gva_t target)
+{
+    struct link *l = &tc->block->link[n];
+    l->rel32 = rel32;
+    l->from = tc->block;
+    l->is_saved = tc->is_saved;
+    tc->stub[tc->n_stubs++] = (struct tc_stub){ .link = l, .rel32 = rel32, .target = target, .is_saved = tc->is_saved };
+}
+
+static bool is_in_page(const struct tc *tc, gva_t target)
+{
+    return (target & ~PAGE_OFFSET_MASK) == (tc->gva & ~PAGE_OFFSET_MASK);
+}
+
+void branch_emit_direct(struct tc *tc, gva_t target, unsigned n)
+{
+    target = wrap(tc, target);
+    if (is_in_page(tc, target))
+        note_link(tc, n, emit_jmp_forward(&tc->e, true), target);
+    else
+        emit_jump_cache_direct(tc, target);
+}
+
+void branch_emit_exec(struct tc *tc, gva_t gva)
+{
+    emit_mov_imm(&tc->e, T0, gva);
+    emit_jmp(&tc->e, tc->is_saved ? tc->svm->stubs.exec_saved : tc->svm->stubs.exec_hw);
+}
+
+/* A taken branch out of the page cannot be one jcc: it goes to a stub that does the rest. */
+static void emit_jcc_insn(struct tc *tc, const struct tc_insn *ti)
+{
+    tc_restore_flags(tc);
+    gva_t next = ti->gva + ti->in.len, target = wrap(tc, next + ti->in.imm);
+    uint8_t *rel32 = emit_jcc_forward(&tc->e, insn_cc(&ti->in), true);
+    if (is_in_page(tc, target))
+        note_link(tc, 1, rel32, target);
+    else
+        tc->stub[tc->n_stubs++] = (struct tc_stub){ .rel32 = rel32, .target = target };
+    branch_emit_direct(tc, next, 0);
+}
+
+void branch_emit_stubs(struct tc *tc)
+{
+    struct emit *e = &tc->e;
+    for (unsigned i = 0; i < tc->n_stubs; i++) {
+        struct tc_stub *s = &tc->stub[i];
+        tc->is_saved = s->is_saved;
+        emit_patch(e, s->rel32);
+        if (!s->link) {
+            emit_jump_cache_direct(tc, s->target);
+            continue;
+        }
+        s->link->stub = emit_here(e);
+        emit_mov_imm(e, T0, s->target);
+        emit_mov_imm(e, T1, (uint64_t)(uintptr_t)s->link);
+        emit_jmp(e, s->is_saved ? tc->svm->stubs.link_saved : tc->svm->stubs.link_hw);
+    }
+}
+
+/* ---- stack ---- */
+
+/* lea t0, [rsp + disp]; the linear address of a stack slot */
+static void emit_slot(struct tc *tc, int disp)
+{
+    emit_lea(&tc->e, is_64(tc), T0, HOST_RSP_OF_GUEST, GPR_NONE, 1, disp);
+}
+
+static void emit_add_rsp(struct tc *tc, int n)
+{
+    emit_lea(&tc->e, is_64(tc), HOST_RSP_OF_GUEST, HOST_RSP_OF_GUEST, GPR_NONE, 1, n);
+}
+
+static void probe_slot(struct tc *tc, const struct tc_insn *ti, int disp, bool is_write)
+{
+    emit_slot(tc, disp);
+    probe(tc, ti, word_bytes(tc), is_write);
+}
+
+static void emit_push(struct tc *tc, const struct tc_insn *ti)
+{
+    struct emit *e = &tc->e;
+    const struct opnd *o = &ti->in.opnd[0];
+    int n = (int)word_bytes(tc);
+    probe_slot(tc, ti, -n, true);
+    unsigned h = o->kind == OPND_GPR ? host_of(o->reg) : T1;
+    if (o->kind == OPND_IMM) {
+        emit_mov_imm(e, T1, ti->in.imm);
+    } else if (h == HOST_IN_MEMORY) {
+        h = T1;
+        emit_gs(e, true, OP_MOV_LOAD, T1, GPR_AT(o->reg));
+    }
+    emit_base(e, is_64(tc), OP_MOV_STORE, h, T0);
+    emit_add_rsp(tc, -n);
+}
+
+static void emit_pop(struct tc *tc, const struct tc_insn *ti)
+{
+    struct emit *e = &tc->e;
+    unsigned reg = ti->in.opnd[0].reg, h = host_of(reg);
+    probe_slot(tc, ti, 0, false);
+    if (h == HOST_IN_MEMORY) {
+        emit_base(e, true, OP_MOV_LOAD, T0, T0);
+        emit_gs(e, true, OP_MOV_STORE, T0, GPR_AT(reg));
+    } else {
+        emit_base(e, is_64(tc), OP_MOV_LOAD, h, T0);
+    }
+    emit_add_rsp(tc, (int)word_bytes(tc));
+}
+
+static void emit_leave_insn(struct tc *tc, const struct tc_insn *ti)
+{
+    struct emit *e = &tc->e;
+    emit_lea(e, is_64(tc), T0, GPR_RBP, GPR_NONE, 1, 0);
+    probe(tc, ti, word_bytes(tc), false);
+    emit_lea(e, is_64(tc), HOST_RSP_OF_GUEST, GPR_RBP, GPR_NONE, 1, (int)word_bytes(tc));
+    emit_base(e, is_64(tc), OP_MOV_LOAD, GPR_RBP, T0);
+}
+
+/* ---- branches ---- */
+
+/* Target of an indirect JMP or CALL to scratch[0]: what follows may fault and restart the instruction. */
+static void emit_load_target(struct tc *tc, const struct tc_insn *ti)
+{
+    struct emit *e = &tc->e;
+    const struct opnd *o = &ti->in.opnd[0];
+    tc_save_flags(tc);
+    if (o->kind == OPND_MEM) {
+        probe_operand(tc, ti);
+        emit_base(e, is_64(tc), OP_MOV_LOAD, T0, T0);
+    } else if (host_of(o->reg) == HOST_IN_MEMORY) {
+        emit_gs(e, true, OP_MOV_LOAD, T0, GPR_AT(o->reg));
+    } else {
+        emit_rr(e, is_64(tc), OP_MOV_LOAD, T0, host_of(o->reg));
+    }
+    emit_gs(e, true, OP_MOV_STORE, T0, FIELD(scratch));
+}
+
+static void emit_call_insn(struct tc *tc, const struct tc_insn *ti)
+{
+    struct emit *e = &tc->e;
+    int n = (int)word_bytes(tc);
+    bool is_direct = ti->in.opnd[0].kind == OPND_REL;
+    gva_t next = ti->gva + ti->in.len;
+    if (!is_direct)
+        emit_load_target(tc, ti);
+    probe_slot(tc, ti, -n, true);
+    emit_mov_imm(e, T1, next);
+    emit_base(e, is_64(tc), OP_MOV_STORE, T1, T0);
+    emit_add_rsp(tc, -n);
+    if (is_direct) {
+        branch_emit_direct(tc, next + ti->in.imm, 0);
+        return;
+    }
+    emit_gs(e, true, OP_MOV_LOAD, T0, FIELD(scratch));
+    emit_jump_cache_indirect(tc);
+}
+
+static void emit_ret(struct tc *tc, const struct tc_insn *ti)
+{
+    tc_save_flags(tc);
+    probe_slot(tc, ti, 0, false);
+    emit_base(&tc->e, is_64(tc), OP_MOV_LOAD, T0, T0);
+    unsigned extra = ti->in.n_opnds && ti->in.opnd[0].kind == OPND_IMM ? (uint16_t)ti->in.imm : 0;
+    emit_add_rsp(tc, (int)(word_bytes(tc) + extra));
+    emit_jump_cache_indirect(tc);
+}
+
+void branch_emit(struct tc *tc, const struct tc_insn *ti)
+{
+    switch (insn_branch_kind(&ti->in)) {
+    case BRANCH_JMP:
+        if (ti->in.opnd[0].kind == OPND_REL) {
+            branch_emit_direct(tc, ti->gva + ti->in.len + ti->in.imm, 0);
+        } else {
+            emit_load_target(tc, ti);
+            emit_jump_cache_indirect(tc);
+        }
+        break;
+    case BRANCH_JCC:
+        emit_jcc_insn(tc, ti);
+        break;
+    case BRANCH_CALL:
+        emit_call_insn(tc, ti);
+        break;
+    case BRANCH_RET:
+        emit_ret(tc, ti);
+        break;
+    case BRANCH_PUSH:
+        emit_push(tc, ti);
+        break;
+    case BRANCH_POP:
+        emit_pop(tc, ti);
+        break;
+    default:
+        emit_leave_insn(tc, ti);
+    }
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What happens between instructions: requests of other threads, INIT and SIPI, halting, NMIs, interrupts, injected and own exceptions. Called by the run loop,
+ * vectors saved.
+ */
+#include "engine/soft/code.h"
+#include "engine/soft/exec.h"
+
+/* Delivery ended at the handler, or the machine shut down. */
+static enum step deliver(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
+{
+    enum step s = event_deliver(sv, kind, f, sv->v.cpu.rip);
+    if (s == STEP_EXIT)
+        return s;
+    sv->v.cpu.interrupt_shadow = 0;
+    return STEP_NEXT;
+}
+
+enum step event_fault(struct soft_vcpu *sv)
+{
+    const struct guest_debug *d = &sv->v.debug;
+    struct fault f = sv->fault;
+    if (f.vector == VEC_DB && d->enabled && d->use_hw_bp)
+        return exec_debug_exit(sv, VEC_DB, f.addr);
+    return deliver(sv, EVENT_EXCEPTION, &f);
+}
+
+static void take_init(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    vcpu_reset(v, true);
+    atomic_store(&v->mp_state, v->id == v->vm->boot_cpu_id ? MP_RUNNABLE : MP_INIT_RECEIVED);
+    mode_update(sv);
+    tlb_flush(sv);
+}
+
+static void take_sipi(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    if (atomic_load(&v->mp_state) != MP_INIT_RECEIVED)
+        return;
+    uint8_t vector = atomic_load(&v->sipi_vector);
+    v->cpu.seg[SEG_CS].selector = (uint16_t)(vector << 8);
+    v->cpu.seg[SEG_CS].base = (uint64_t)vector << 12;
+    v->cpu.rip = 0;
+    atomic_store(&v->mp_state, MP_RUNNABLE);
+    mode_update(sv);
+}
+
+static enum step exit_with(struct soft_vcpu *sv, enum exit_kind kind)
+{
+    sv->v.exit.kind = kind;
+    return STEP_EXIT;
+}
+
+static bool may_interrupt(const struct vcpu *v)
+{
+    return (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow;
+}
+
+static bool has_wake_event(struct vcpu *v)
+{
+    return (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked) || v->ev.exception.pending || ((v->cpu.rflags & RFLAGS_IF) && vcpu_irq_peek(v) >= 0);
+}
+
+/* Sleeps while the vCPU has nothing to run. */
+static enum step wait_runnable(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    uint32_t state = atomic_load(&v->mp_state);
+    if (state == MP_RUNNABLE)
+        return STEP_NEXT;
+    if (state == MP_HALTED && has_wake_event(v)) {
+        atomic_store(&v->mp_state, MP_RUNNABLE);
+        return STEP_NEXT;
+    }
+    if (vcpu_block(v))
+        return exit_with(sv, EXIT_INTR);
+    atomic_store(&v->exit_req, 1); /* look again at what woke us */
+    return STEP_REPEAT;
+}
+
+static enum step inject_exception(struct soft_vcpu *sv)
+{
+    struct vcpu_events *ev = &sv->v.ev;
+    struct fault f = { .vector = ev->exception.vector, .has_code = ev->exception.has_code, .code = ev->exception.code };
+    f.addr = f.vector == VEC_PF ? sv->v.cpu.cr2 : ev->exception.payload;
+    ev->exception.pending = false;
+    return deliver(sv, EVENT_EXCEPTION, &f);
+}
+
+static enum step inject_interrupt(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    if (vcpu_irq_peek(v) < 0)
+        return STEP_NEXT;
+    if (!may_interrupt(v)) {
+        sv->is_irq_waiting = true;
+        return STEP_NEXT;
+    }
+    int vector = vcpu_irq_take(v);
+    if (vector < 0)
+        return STEP_NEXT;
+    struct fault f = { .vector = (uint8_t)vector };
+    return deliver(sv, EVENT_EXTERNAL, &f);
+}
+
+static enum step inject(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    enum step s = STEP_NEXT;
+    sv->is_irq_waiting = false;
+    if (v->ev.exception.pending)
+        return inject_exception(sv);
+    if (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked && !v->cpu.interrupt_shadow) {
+        atomic_fetch_sub(&v->ev.nmi_pending, 1);
+        struct fault f = { .vector = VEC_NMI };
+        s = deliver(sv, EVENT_NMI, &f);
+        if (s != STEP_NEXT)
+            return s;
+    }
+    s = inject_interrupt(sv);
+    if (s != STEP_NEXT || !v->want_irq_window)
+        return s;
+    if (may_interrupt(v) && vcpu_irq_peek(v) < 0)
+        return exit_with(sv, EXIT_IRQ_WINDOW);
+    sv->is_irq_waiting = true;
+    return s;
+}
+
+enum step event_requests(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    for (;;) {
+        atomic_store(&v->exit_req, 0);
+        uint32_t req = atomic_exchange(&v->requests, 0);
+        if (req & VREQ_INIT)
+            take_init(sv);
+        if (req & VREQ_SIPI)
+            take_sipi(sv);
+        if (req & VREQ_TRIPLE_FAULT)
+            return exit_with(sv, EXIT_SHUTDOWN);
+        if ((req & VREQ_EXIT) || vcpu_signal_pending(v))
+            return exit_with(sv, EXIT_INTR);
+        enum step s = wait_runnable(sv);
+        if (s == STEP_REPEAT)
+            continue;
+        if (s != STEP_NEXT)
+            return s;
+        if (v->vm->chip && v->lapic)
+            v->vm->chip->vcpu_run_enter(v);
+        guest_mode_enter(sv); /* delivery reads and writes guest memory */
+        s = inject(sv);
+        guest_mode_leave(sv);
+        fp_put(sv);
+        return s;
+    }
+}

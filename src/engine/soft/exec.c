@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One instruction, by its C helper or by running a native copy of it on its operand's host address or on a bounce buffer. This is what blocks fall back to, and
+ * all there is in single-step mode. Decoded instructions are kept in a small cache that is compared with memory at each use.
+ */
+#include "engine/soft/exec.h"
+
+#include <errno.h>
+
+#include "engine/soft/code.h"
+#include "engine/soft/help_control.h"
+#include "engine/soft/light.h"
+#include "engine/soft/translate_priv.h"
+#include "engine/soft/tlb.h"
+
+/* ---- fetch and decode ---- */
+
+static gva_t linear_rip(const struct soft_vcpu *sv)
+{
+    uint64_t a = sv->v.cpu.rip + (sv->mode_bits == 64 ? 0 : sv->v.cpu.seg[SEG_CS].base);
+    return sv->mode_bits == 64 ? a : (uint32_t)a;
+}
+
+static bool bytes_equal(const uint8_t *a, const uint8_t *b, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (a[i] != b[i])
+            return false;
+    return true;
+}
+
+/* Where a fetch failed: its fault, or an exit because the code is not in RAM. */
+static enum step fetch_failure(struct soft_vcpu *sv, bool is_fault)
+{
+    if (is_fault)
+        return STEP_FAULT;
+    sv->v.exit.kind = EXIT_INTERNAL_ERROR;
+    sv->v.exit.internal.suberror = 1; /* KVM_INTERNAL_ERROR_EMULATION */
+    sv->v.exit.internal.n_bytes = 0;
+    sv->v.exit.internal.text = "instruction fetch from outside RAM";
+    return STEP_EXIT;
+}
+
+/* Copies up to 15 code bytes; *n says how many are there before a page that cannot be fetched. */
+static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN_MAX_BYTES], unsigned *n, const struct insn *known)
+{
+    bool is_fault;
+    const uint8_t *host = fetch_host(sv, gva, &is_fault);
+    if (!host)
+        return fetch_failure(sv, is_fault);
+    unsigned first = (unsigned)(PAGE_BYTES - (gva & PAGE_OFFSET_MASK));
+    unsigned want = known && known->len ? known->len : INSN_MAX_BYTES;
+    if (first > want)
+        first = want;
+    light_copy(bytes, host, first);
+    *n = first;
+    if (first == want)
+        return STEP_NEXT;
+    gva_t next = gva + first;
+    host = fetch_host(sv, sv->mode_bits == 64 ? next : (uint32_t)next, &is_fault);
+    if (host) {
+        light_copy(bytes + first, host, want - first);
+        *n = want;
+    }
+    return STEP_NEXT; /* whether the rest is needed only the decoder knows */
+}
+
+static enum step decode_into(struct soft_vcpu *sv, struct exec_entry *x, gva_t gva)
+{
+    uint8_t bytes[INSN_MAX_BYTES];
+    unsigned n;
+    enum step s = fetch_bytes(sv, gva, bytes, &n, NULL);
+    if (s != STEP_NEXT)
+        return s;
+    fp_put(sv);
+    x->gva = ~0ull;
+    int r = insn_decode(&x->in, bytes, n, sv->mode_bits);
+    if (r == -EAGAIN) { /* the instruction goes on in a page that could not be fetched: its fault */
+        bool is_fault;
+        fetch_host(sv, gva + n, &is_fault);
+        return fetch_failure(sv, is_fault);
+    }
+    if (r == -E2BIG)
+        return step_fault_code(sv, VEC_GP, 0);
+    x->is_refused = r || !features_allow_insn(&soft_vm_of(sv)->features, &x->in);
+    if (r) {
+        x->in.len = 1;
+        x->in.bytes[0] = bytes[0];
+        return step_fault(sv, VEC_UD);
+    }
+    x->helper = helper_find(&x->in);
+    x->bounce = NULL;
+    x->mode_bits = sv->mode_bits;
+    x->gva = gva;
+    return STEP_NEXT;
+}
+
+static enum step lookup(struct soft_vcpu *sv, struct exec_entry **out)
+{
+    gva_t gva = linear_rip(sv);
+    struct exec_entry *x = &sv->exec_cache[(gva ^ gva >> 12) % EXEC_CACHE_ENTRIES];
+    *out = x;
+    if (x->gva == gva && x->mode_bits == sv->mode_bits) {
+        uint8_t bytes[INSN_MAX_BYTES];
+        unsigned n;
+        enum step s = fetch_bytes(sv, gva, bytes, &n, &x->in);
+        if (s != STEP_NEXT)
+            return s;
+        if (n >= x->in.len && bytes_equal(bytes, x->in.bytes, x->in.len))
+            return STEP_NEXT;
+    }
+    return decode_into(sv, x, gva);
+}
+
+/* ---- native copies ---- */
+
+/* The host code that runs `in` on the operand whose address is in leave_t0. Shared by all vCPUs through the cache; found again by the entry. */
+static const uint8_t *bounce_code(struct soft_vcpu *sv, struct exec_entry *x)
+{
+    struct soft_vm *svm = soft_vm_of(sv);
+    uint32_t generation = atomic_load(&svm->flush_generation) + 1;
+    if (x->bounce && x->generation == generation)
+        return x->bounce;
+    fp_put(sv);
+    guest_mode_leave(sv);
+    pthread_mutex_lock(&svm->code_lock);
+    x->bounce = translate_bounce(svm, &x->in);
+    if (!x->bounce) {
+        code_flush_all(sv);
+        x->bounce = translate_bounce(svm, &x->in);
+    }
+    x->generation = atomic_load(&svm->flush_generation) + 1;
+    pthread_mutex_unlock(&svm->code_lock);
+    guest_mode_enter(sv);
+    if (x->generation != atomic_load(&svm->flush_generation) + 1)
+        return bounce_code(sv, x);
+    return x->bounce;
+}
+
+static enum step run_copy(struct soft_vcpu *sv, const uint8_t *code, const void *operand)
+{
+    sv->leave_t0 = (uint64_t)(uintptr_t)operand;
+    enum leave why = guest_enter(sv, code);
+    return why == LEAVE_BOUNCED ? STEP_NEXT : STEP_FAULT;
+}
+
+/* A host address on which the instruction may run in place: plain RAM in one page. Stores to pages with translations are followed by code_page_written. */
+static hva_t place_in_ram(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool is_write, struct page_place *place, enum step *s)
+{
+    *s = STEP_NEXT;
+    if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES || sv->is_checking)
+        return NULL;
+    if (tlb_place(sv, gva, (is_write ? ACCESS_WRITE : ACCESS_READ) | (sv->is_user ? ACCESS_USER : 0), place)) {
+        *s = STEP_FAULT;
+        return NULL;
+    }
+    return place->host;
+}
+
+static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code, gva_t gva)
+{
+    uint8_t *operand = sv->bounce + (gva & 63);
+    unsigned bytes = in->mem.bytes;
+    bool is_write = in->mem.access & OPND_WRITE;
+    bool is_read = (in->mem.access & OPND_READ) || (is_write && in->evex_aaa); /* a masked store keeps what it does not write */
+    enum step s = is_write ? linear_probe_write(sv, gva, bytes, ACCESS_WRITE) : STEP_NEXT;
+    if (s == STEP_NEXT && is_read)
+        s = linear_read(sv, gva, operand, bytes, ACCESS_READ);
+    if (s == STEP_NEXT)
+        s = run_copy(sv, code, operand);
+    if (s == STEP_NEXT && is_write)
+        s = linear_write(sv, gva, operand, bytes, ACCESS_WRITE);
+    return s;
+}
+
+static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
+{
+    gva_t gva;
+    bool is_write = in->mem.access & OPND_WRITE;
+    enum step s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), in->mem.bytes, is_write, &gva);
+    if (s != STEP_NEXT)
+        return s;
+    struct page_place place;
+    hva_t host = place_in_ram(sv, gva, in->mem.bytes, is_write, &place, &s);
+    if (s == STEP_FAULT && sv->fault.vector == VEC_GP && in->mem.seg == SEG_SS)
+        sv->fault.vector = VEC_SS;
+    if (s != STEP_NEXT)
+        return s;
+    if (!host)
+        return run_bounced(sv, in, code, gva);
+    s = run_copy(sv, code, host);
+    if (s == STEP_NEXT && is_write && place.slot) {
+        memslot_mark_dirty(place.slot, place.gpa);
+        if (place.is_code)
+            code_page_written(sv, place.gpa, in->mem.bytes);
+    }
+    return s;
+}
+
+static enum step exec_native(struct soft_vcpu *sv, struct exec_entry *x)
+{
+    const struct insn *in = &x->in;
+    if (insn_is_nop(in))
+        return STEP_NEXT;
+    if (insn_is_lea(in)) {
+        gpr_write(sv, in->opnd[0].reg, in->op_bytes, insn_ea(sv, in));
+        return STEP_NEXT;
+    }
+    const uint8_t *code = bounce_code(sv, x);
+    return in->has_mem ? exec_on_memory(sv, in, code) : run_copy(sv, code, NULL);
+}
+
+/* #UD or #NM for state that is not enabled (SDM vol. 3A, "Emulation of System Instructions" tables of CR0.EM, TS, MP and CR4.OSFXSR). */
+static enum step fp_check(struct soft_vcpu *sv, const struct insn *in)
+{
+    const struct cpu_state *c = &sv->v.cpu;
+    if (in->fp_class == FP_NONE || translate_fp_is_enabled(sv->key, in))
+        return in->enc != ENC_LEGACY && (!(c->cr0 & CR0_PE) || (c->rflags & RFLAGS_VM)) ? step_fault(sv, VEC_UD) : STEP_NEXT;
+    if (in->fp_class == FP_X87)
+        return step_fault(sv, VEC_NM);
+    bool is_ud = in->fp_class == FP_MMX ? (c->cr0 & CR0_EM) : in->fp_class == FP_SSE ? (c->cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR) : false;
+    if (in->fp_class == FP_AVX || in->fp_class == FP_AVX512) {
+        uint64_t need = XCR0_SSE | XCR0_AVX | (in->fp_class == FP_AVX512 ? XCR0_AVX512 : 0);
+        is_ud = !(c->cr0 & CR0_PE) || (c->rflags & RFLAGS_VM) || !(c->cr4 & CR4_OSXSAVE) || (c->xcr0 & need) != need;
+    }
+    return step_fault(sv, is_ud ? VEC_UD : VEC_NM);
+}
+
+/* ---- one instruction with all that surrounds it ---- */
+
+static void advance(struct soft_vcpu *sv, const struct insn *in)
+{
+    uint64_t next = sv->v.cpu.rip + in->len;
+    sv->v.cpu.rip = sv->mode_bits == 64 ? next : sv->mode_bits == 32 ? (uint32_t)next : (uint16_t)next;
+}
+
+static void forget_accesses(struct soft_vcpu *sv)
+{
+    sv->v.replay.n = sv->v.replay.next = 0;
+    sv->v.replay.io_done = false;
+}
+
+enum step exec_debug_exit(struct soft_vcpu *sv, unsigned vector, uint64_t dr6)
+{
+    sv->v.exit.kind = EXIT_DEBUG;
+    sv->v.exit.debug.vector = vector;
+    sv->v.exit.debug.rip = linear_rip(sv);
+    sv->v.exit.debug.dr6 = DR6_FIXED_1 | dr6;
+    sv->v.exit.debug.dr7 = sv->v.debug.use_hw_bp ? sv->v.debug.dr7 : sv->v.cpu.dr7;
+    return STEP_EXIT;
+}
+
+static enum step execute(struct soft_vcpu *sv, struct exec_entry *x)
+{
+    if (x->is_refused)
+        return step_fault(sv, VEC_UD);
+    enum step s = fp_check(sv, &x->in);
+    if (s != STEP_NEXT)
+        return s;
+    return x->helper ? x->helper(sv, &x->in) : exec_native(sv, x);
+}
+
+enum step exec_insn(struct soft_vcpu *sv, bool *is_soft_int)
+{
+    struct exec_entry *x;
+    struct vcpu *v = &sv->v;
+    uint8_t shadow = v->cpu.interrupt_shadow;
+    uint64_t rf = v->cpu.rflags & RFLAGS_RF;
+    v->insn_slow++;
+    v->replay.next = 0;
+    sv->dr6_hits = 0;
+    *is_soft_int = false;
+    enum step s = lookup(sv, &x);
+    if (s == STEP_NEXT) {
+        v->cpu.interrupt_shadow = 0;
+        v->cpu.rflags &= ~(uint64_t)RFLAGS_RF;
+        s = execute(sv, x);
+        *is_soft_int = x->helper == help_int || x->helper == help_int3 || x->helper == help_into || x->helper == help_int1;
+    }
+    if (s == STEP_FAULT || s == STEP_EXIT) {
+        v->cpu.interrupt_shadow = shadow;
+        v->cpu.rflags |= rf;
+        v->posted.n = v->posted.next = 0;
+        if (s == STEP_FAULT)
+            forget_accesses(sv);
+        return s;
+    }
+    if (s == STEP_NEXT || s == STEP_NEXT_EXIT)
+        advance(sv, &x->in);
+    forget_accesses(sv);
+    return s;
+}

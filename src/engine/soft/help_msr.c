@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * RDMSR, WRMSR, RDTSC(P), RDPID, RDPMC, CPUID and KVM's hypercalls: instructions that ask core about the CPU's identity, time and model-specific state.
+ * The values themselves live in core. Called by exec.c through the helper table on the vCPU's own thread; no lock. Every call into core follows fp_put().
+ */
+#include "engine/soft/help_misc.h"
+
+enum step help_rdmsr(struct soft_vcpu *sv, const struct insn *in)
+{
+    (void)in;
+    if (vcpu_cpl(&sv->v))
+        return step_fault_code(sv, VEC_GP, 0);
+    fp_put(sv);
+    uint64_t value;
+    if (vcpu_msr_read(&sv->v, (uint32_t)sv->v.cpu.gpr[GPR_RCX], &value, false))
+        return step_fault_code(sv, VEC_GP, 0);
+    misc_edx_eax_set(sv, value);
+    return STEP_NEXT;
+}
+
+/* EFER decides modes and NX; APIC_BASE moves a page of registers over what may be RAM. */
+enum step help_wrmsr(struct soft_vcpu *sv, const struct insn *in)
+{
+    (void)in;
+    if (vcpu_cpl(&sv->v))
+        return step_fault_code(sv, VEC_GP, 0);
+    uint32_t index = (uint32_t)sv->v.cpu.gpr[GPR_RCX];
+    uint64_t old_efer = sv->v.cpu.efer;
+    fp_put(sv);
+    if (vcpu_msr_write(&sv->v, index, misc_edx_eax(sv), false))
+        return step_fault_code(sv, VEC_GP, 0);
+    if (index == MSR_EFER || index == MSR_FS_BASE || index == MSR_GS_BASE)
+        mode_update(sv);
+    if (old_efer != sv->v.cpu.efer || index == MSR_APIC_BASE)
+        tlb_flush(sv);
+    return STEP_NEXT;
+}
+
+static bool msr_tsc_is_denied(const struct soft_vcpu *sv)
+{
+    return (sv->v.cpu.cr4 & CR4_TSD) && vcpu_cpl(&sv->v);
+}
+
+enum step help_rdtsc(struct soft_vcpu *sv, const struct insn *in)
+{
+    (void)in;
+    if (msr_tsc_is_denied(sv))
+        return step_fault_code(sv, VEC_GP, 0);
+    fp_put(sv);
+    misc_edx_eax_set(sv, vcpu_tsc(&sv->v));
+    return STEP_NEXT;
+}
+
+enum step help_rdtscp(struct soft_vcpu *sv, const struct insn *in)
+{
+    enum step s = help_rdtsc(sv, in);
+    if (s == STEP_NEXT)
+        sv->v.cpu.gpr[GPR_RCX] = (uint32_t)sv->v.cpu.tsc_aux;
+    return s;
+}
+
+enum step help_rdpid(struct soft_vcpu *sv, const struct insn *in)
+{
+    gpr_write(sv, in->opnd[0].reg, in->mode_bits == 64 ? 8 : 4, (uint32_t)sv->v.cpu.tsc_aux);
+    return STEP_NEXT;
+}
+
+/* There are no performance counters: whoever may read one names one that does not exist. */
+enum step help_rdpmc(struct soft_vcpu *sv, const struct insn *in)
+{
+    (void)in;
+    return step_fault_code(sv, VEC_GP, 0);
+}
+
+enum step help_cpuid(struct soft_vcpu *sv, const struct insn *in)
+{
+    (void)in;
+    uint64_t *gpr = sv->v.cpu.gpr;
+    uint32_t out[4];
+    fp_put(sv);
+    vcpu_cpuid(&sv->v, (uint32_t)gpr[GPR_RAX], (uint32_t)gpr[GPR_RCX], out);
+    gpr[GPR_RAX] = out[0];
+    gpr[GPR_RBX] = out[1];
+    gpr[GPR_RCX] = out[2];
+    gpr[GPR_RDX] = out[3];
+    return STEP_NEXT;
+}
+
+/* Numbers of the Linux kernel's "KVM hypercalls" document. */
+#define HYPERCALL_VAPIC_POLL_IRQ 1
+#define HYPERCALL_KICK_CPU 5
+#define HYPERCALL_ENOSYS (-1000)
+#define HYPERCALL_EPERM (-1)
+#define CPUID_HYPERVISOR_FEATURES 0x40000001u
+
+/* Wakes the vCPU with that APIC id from HLT even if its interrupts are off: paravirtual spinlocks sleep that way. */
+static void msr_hypercall_kick(struct vm *vm, uint64_t apic_id)
+{
+    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+        struct vcpu *other = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        if (!other || other->id != apic_id)
+            continue;
+        uint32_t halted = MP_HALTED;
+        atomic_compare_exchange_strong(&other->mp_state, &halted, MP_RUNNABLE);
+        vcpu_request(other, VREQ_EVENT);
+        return;
+    }
+}
+
+/* VMCALL and VMMCALL. Without KVM's CPUID leaves there is no hypervisor to call. */
+enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
+{
+    unsigned bytes = in->mode_bits == 64 ? 8 : 4;
+    if (!misc_has_leaf(&sv->v, CPUID_HYPERVISOR_FEATURES))
+        return step_fault(sv, VEC_UD);
+    uint64_t nr = misc_truncate(sv->v.cpu.gpr[GPR_RAX], bytes), apic_id = misc_truncate(sv->v.cpu.gpr[GPR_RCX], bytes);
+    int64_t ret = 0;
+    if (vcpu_cpl(&sv->v)) {
+        ret = HYPERCALL_EPERM;
+    } else if (nr == HYPERCALL_KICK_CPU) {
+        fp_put(sv);
+        msr_hypercall_kick(sv->v.vm, apic_id);
+    } else if (nr != HYPERCALL_VAPIC_POLL_IRQ) {
+        ret = HYPERCALL_ENOSYS;
+    }
+    gpr_write(sv, GPR_RAX, bytes, misc_truncate((uint64_t)ret, bytes));
+    return STEP_NEXT;
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * XSAVE, XSAVEOPT, XSAVEC, XSAVES, XRSTOR, XRSTORS (SDM vol. 1, "Managing State Using the XSAVE Feature Set") between guest memory and cpu.xsave.
+ * No supervisor component is offered (IA32_XSS is zero), so the S forms differ by privilege and format only. Called by exec.c through the helper table on
+ * the vCPU's own thread; no lock.
+ */
+#include "engine/soft/help_fpu.h"
+
+#define XSAVE_COMPACTED (1ull << 63)
+#define XSAVE_HEADER_BYTES 64u
+
+/* Checks that all forms share, in the manual's order. */
+static enum step xsave_begin(struct soft_vcpu *sv, bool is_supervisor)
+{
+    if (!(sv->v.cpu.cr4 & CR4_OSXSAVE))
+        return step_fault(sv, VEC_UD);
+    if (sv->v.cpu.cr0 & CR0_TS)
+        return step_fault(sv, VEC_NM);
+    if (is_supervisor && vcpu_cpl(&sv->v))
+        return step_fault_code(sv, VEC_GP, 0);
+    return STEP_NEXT;
+}
+
+static enum step xsave_address(struct soft_vcpu *sv, const struct insn *in, unsigned bytes, bool is_write, gva_t *gva)
+{
+    enum step s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), bytes, is_write, gva);
+    if (s == STEP_NEXT && (*gva & 63))
+        return step_fault_code(sv, VEC_GP, 0);
+    return s;
+}
+
+/* Outside 64-bit mode the upper eight (and of AVX-512 all further) registers are neither saved nor restored. */
+static unsigned xsave_component_bytes(const struct insn *in, unsigned component)
+{
+    unsigned bytes = fpu_component(component)->bytes;
+    if (in->mode_bits == 64)
+        return bytes;
+    switch (component) {
+    case FPU_COMP_SSE:
+    case FPU_COMP_AVX:
+    case FPU_COMP_ZMM_HI256:
+        return bytes / 2;
+    case FPU_COMP_HI16_ZMM:
+        return 0;
+    default:
+        return bytes;
+    }
+}
+
+/* Offset of each extended component in an area: as on the host, or packed in order of XCOMP_BV. Returns the area's size. */
+static unsigned xsave_layout(uint64_t components, bool is_compacted, uint16_t offset[FPU_COMPONENTS])
+{
+    unsigned end = FPU_EXTENDED, total = FPU_EXTENDED;
+    for (unsigned i = 2; i < FPU_COMPONENTS; i++) {
+        const struct fpu_component *c = fpu_component(i);
+        if (!(components >> i & 1))
+            continue;
+        if (is_compacted && c->is_aligned)
+            end = (end + 63) & ~63u;
+        offset[i] = (uint16_t)(is_compacted ? end : c->offset);
+        end = offset[i] + c->bytes;
+        if (end > total)
+            total = end;
+    }
+    return total;
+}
+
+/* In the compacted forms SSE counts as in use if MXCSR differs from its initial value; the standard forms save MXCSR apart from XSTATE_BV. */
+static uint64_t xsave_in_use(const struct soft_vcpu *sv, bool is_compacted)
+{
+    uint64_t in_use = fpu_get(sv, FPU_XSTATE_BV, 8);
+    if (is_compacted && fpu_get(sv, FPU_MXCSR, 4) != FPU_MXCSR_INIT)
+        in_use |= XCR0_SSE;
+    return in_use;
+}
+
+static enum step xsave_put(struct soft_vcpu *sv, gva_t gva, unsigned offset, const void *from, unsigned bytes)
+{
+    return bytes ? linear_write(sv, gva + offset, from, bytes, ACCESS_WRITE) : STEP_NEXT;
+}
+
+static enum step xsave_put_x87(struct soft_vcpu *sv, const struct insn *in, gva_t gva)
+{
+    uint8_t head[FPU_MXCSR];
+    light_copy(head, sv->v.cpu.xsave, sizeof(head));
+    if (!in->rex_w) {
+        light_fill(&head[FPU_FIP + 4], 0, 4);
+        light_fill(&head[FPU_FDP + 4], 0, 4);
+    }
+    enum step s = xsave_put(sv, gva, 0, head, sizeof(head));
+    return s == STEP_NEXT ? xsave_put(sv, gva, FPU_ST, &sv->v.cpu.xsave[FPU_ST], FPU_XMM - FPU_ST) : s;
+}
+
+/* Writes the components of `which`, which are all probed, and MXCSR if asked. */
+static enum step xsave_put_components(struct soft_vcpu *sv, const struct insn *in, gva_t gva, uint64_t which, bool has_mxcsr, const uint16_t *offset)
+{
+    enum step s = STEP_NEXT;
+    if (which & XCR0_X87)
+        s = xsave_put_x87(sv, in, gva);
+    if (s == STEP_NEXT && has_mxcsr) {
+        uint32_t mxcsr[2] = { (uint32_t)fpu_get(sv, FPU_MXCSR, 4), fpu_mxcsr_mask(sv) };
+        s = xsave_put(sv, gva, FPU_MXCSR, mxcsr, sizeof(mxcsr));
+    }
+    if (s == STEP_NEXT && (which & XCR0_SSE))
+        s = xsave_put(sv, gva, FPU_XMM, &sv->v.cpu.xsave[FPU_XMM], xsave_component_bytes(in, FPU_COMP_SSE));
+    for (unsigned i = 2; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
+        if (which >> i & 1)
+            s = xsave_put(sv, gva, offset[i], &sv->v.cpu.xsave[fpu_component(i)->offset], xsave_component_bytes(in, i));
+    return s;
+}
+
+/* The meaning of bytes of components in the initial state must be written out before they are copied. XSTATE_BV stays as it was. */
+static void xsave_materialise(struct soft_vcpu *sv, uint64_t which)
+{
+    uint64_t in_use = fpu_get(sv, FPU_XSTATE_BV, 8);
+    for (unsigned i = 0; i < FPU_COMPONENTS; i++)
+        if (which >> i & 1)
+            fpu_materialise(sv, i);
+    fpu_set(sv, FPU_XSTATE_BV, 8, in_use);
+}
+
+static uint64_t xsave_mask(const struct soft_vcpu *sv)
+{
+    return misc_edx_eax(sv) & sv->v.cpu.xcr0;
+}
+
+/* XSAVE and XSAVEOPT: standard format; XSTATE_BV outside the request is kept. Everything is probed first, so that a fault leaves no trace. */
+static enum step xsave_standard(struct soft_vcpu *sv, const struct insn *in, bool omits_initial)
+{
+    uint16_t offset[FPU_COMPONENTS];
+    uint64_t rfbm = xsave_mask(sv), old_bv;
+    gva_t gva;
+    unsigned total = xsave_layout(rfbm, false, offset);
+    enum step s = xsave_begin(sv, false);
+    if (s == STEP_NEXT)
+        s = xsave_address(sv, in, total, true, &gva);
+    if (s == STEP_NEXT)
+        s = linear_probe_write(sv, gva, total, ACCESS_WRITE);
+    if (s == STEP_NEXT)
+        s = linear_read(sv, gva + FPU_XSTATE_BV, &old_bv, 8, ACCESS_READ);
+    if (s != STEP_NEXT)
+        return s;
+    fp_put(sv);
+    uint64_t in_use = xsave_in_use(sv, false), which = omits_initial ? rfbm & in_use : rfbm;
+    uint64_t new_bv = (old_bv & ~rfbm) | (in_use & rfbm);
+    xsave_materialise(sv, which);
+    s = xsave_put_components(sv, in, gva, which, rfbm & (XCR0_SSE | XCR0_AVX), offset);
+    return s == STEP_NEXT ? xsave_put(sv, gva, FPU_XSTATE_BV, &new_bv, 8) : s;
+}
+
+enum step help_xsave(struct soft_vcpu *sv, const struct insn *in)
+{
+    return xsave_standard(sv, in, false);
+}
+
+enum step help_xsaveopt(struct soft_vcpu *sv, const struct insn *in)
+{
+    return xsave_standard(sv, in, true);
+}
+
+static enum step xsave_compacted(struct soft_vcpu *sv, const struct insn *in, bool is_supervisor)
+{
+    uint16_t offset[FPU_COMPONENTS];
+    uint64_t rfbm = xsave_mask(sv);
+    gva_t gva;
+    unsigned total = xsave_layout(rfbm, true, offset);
+    enum step s = xsave_begin(sv, is_supervisor);
+    if (s == STEP_NEXT)
+        s = xsave_address(sv, in, total, true, &gva);
+    if (s == STEP_NEXT)
+        s = linear_probe_write(sv, gva, total, ACCESS_WRITE);
+    if (s != STEP_NEXT)
+        return s;
+    fp_put(sv);
+    uint64_t which = rfbm & xsave_in_use(sv, true), header[2] = { which, rfbm | XSAVE_COMPACTED };
+    xsave_materialise(sv, which);
+    s = xsave_put_components(sv, in, gva, which, which & XCR0_SSE, offset);
+    return s == STEP_NEXT ? xsave_put(sv, gva, FPU_XSTATE_BV, header, sizeof(header)) : s;
+}
+
+enum step help_xsavec(struct soft_vcpu *sv, const struct insn *in)
+{
+    return xsave_compacted(sv, in, false);
+}
+
+enum step help_xsaves(struct soft_vcpu *sv, const struct insn *in)
+{
+    return xsave_compacted(sv, in, true);
+}
+
+/* The header's rules, SDM vol. 1, "Standard Form of XRSTOR" and "Compacted Form of XRSTOR". */
+static bool xrstor_header_is_valid(const struct soft_vcpu *sv, const uint64_t header[8], bool is_supervisor)
+{
+    uint64_t bv = header[0], comp = header[1], rest = header[2] | (comp & XSAVE_COMPACTED ? header[3] | header[4] | header[5] | header[6] | header[7] : 0);
+    if (rest)
+        return false;
+    if (!(comp & XSAVE_COMPACTED))
+        return !is_supervisor && !comp && !(bv & ~sv->v.cpu.xcr0);
+    if (!(misc_cpuid(&sv->v, 0xd, 1, 0) & 2))
+        return false;
+    return !(comp & ~(sv->v.cpu.xcr0 | XSAVE_COMPACTED)) && !(bv & ~comp);
+}
+
+/* What XRSTOR does to MXCSR: 0 nothing, 1 load, 2 initialise. The standard form loads it whenever SSE or AVX is asked for. */
+enum mxcsr_action { MXCSR_KEEP, MXCSR_LOAD, MXCSR_INITIALISE };
+
+static enum mxcsr_action xrstor_mxcsr_action(uint64_t rfbm, uint64_t bv, bool is_compacted)
+{
+    if (!is_compacted)
+        return rfbm & (XCR0_SSE | XCR0_AVX) ? MXCSR_LOAD : MXCSR_KEEP;
+    if (!(rfbm & XCR0_SSE))
+        return MXCSR_KEEP;
+    return bv & XCR0_SSE ? MXCSR_LOAD : MXCSR_INITIALISE;
+}
+
+static void xrstor_x87(struct soft_vcpu *sv, const struct insn *in, uint8_t *area)
+{
+    if (!in->rex_w) {
+        light_fill(&area[FPU_FIP + 4], 0, 4);
+        light_fill(&area[FPU_FDP + 4], 0, 4);
+    }
+    light_copy(sv->v.cpu.xsave, area, FPU_MXCSR);
+    light_copy(&sv->v.cpu.xsave[FPU_ST], &area[FPU_ST], FPU_XMM - FPU_ST);
+}
+
+/* One requested component: from the area, or initial. Registers that the mode cannot name keep their values either way. */
+static void xrstor_component(struct soft_vcpu *sv, const struct insn *in, unsigned i, uint8_t *area, unsigned offset, bool is_loaded)
+{
+    unsigned bytes = xsave_component_bytes(in, i), full = fpu_component(i)->bytes;
+    if (!is_loaded && bytes == full) {
+        fpu_make_initial(sv, i);
+        return;
+    }
+    if (bytes == 0 || (!is_loaded && !fpu_in_use(sv, i)))
+        return;
+    fpu_materialise(sv, i);
+    if (i == FPU_COMP_X87)
+        xrstor_x87(sv, in, area);
+    else if (is_loaded)
+        light_copy(&sv->v.cpu.xsave[fpu_component(i)->offset], area + offset, bytes);
+    else
+        light_fill(&sv->v.cpu.xsave[fpu_component(i)->offset], 0, bytes);
+}
+
+/* Reads what will be loaded into `area`: legacy part and header are already there. */
+static enum step xrstor_fetch(struct soft_vcpu *sv, gva_t gva, uint64_t which, const uint16_t *offset, uint8_t *area)
+{
+    enum step s = STEP_NEXT;
+    for (unsigned i = 2; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
+        if (which >> i & 1)
+            s = linear_read(sv, gva + offset[i], area + offset[i], fpu_component(i)->bytes, ACCESS_READ);
+    return s;
+}
+
+static enum step xrstor(struct soft_vcpu *sv, const struct insn *in, bool is_supervisor)
+{
+    uint8_t area[XSAVE_AREA_BYTES];
+    uint16_t offset[FPU_COMPONENTS] = { 0, FPU_XMM };
+    uint64_t header[8], rfbm = xsave_mask(sv);
+    uint32_t mxcsr;
+    gva_t gva;
+    enum step s = xsave_begin(sv, is_supervisor);
+    if (s == STEP_NEXT)
+        s = xsave_address(sv, in, FPU_EXTENDED, false, &gva);
+    if (s == STEP_NEXT)
+        s = linear_read(sv, gva, area, FPU_EXTENDED, ACCESS_READ);
+    if (s != STEP_NEXT)
+        return s;
+    light_copy(header, &area[FPU_XSTATE_BV], sizeof(header));
+    light_copy(&mxcsr, &area[FPU_MXCSR], 4);
+    if (!xrstor_header_is_valid(sv, header, is_supervisor))
+        return step_fault_code(sv, VEC_GP, 0);
+    bool is_compacted = header[1] & XSAVE_COMPACTED;
+    enum mxcsr_action action = xrstor_mxcsr_action(rfbm, header[0], is_compacted);
+    unsigned total = xsave_layout(is_compacted ? header[1] : rfbm, is_compacted, offset);
+    s = xsave_address(sv, in, total, false, &gva);
+    if (s == STEP_NEXT)
+        s = xrstor_fetch(sv, gva, rfbm & header[0], offset, area);
+    if (s != STEP_NEXT)
+        return s;
+    fp_put(sv);
+    if (action == MXCSR_LOAD && (mxcsr & ~fpu_mxcsr_mask(sv)))
+        return step_fault_code(sv, VEC_GP, 0);
+    for (unsigned i = 0; i < FPU_COMPONENTS; i++)
+        if (rfbm >> i & 1)
+            xrstor_component(sv, in, i, area, offset[i], header[0] >> i & 1);
+    if (action != MXCSR_KEEP)
+        fpu_set(sv, FPU_MXCSR, 4, action == MXCSR_LOAD ? mxcsr : FPU_MXCSR_INIT);
+    return STEP_NEXT;
+}
+
+enum step help_xrstor(struct soft_vcpu *sv, const struct insn *in)
+{
+    return xrstor(sv, in, false);
+}
+
+enum step help_xrstors(struct soft_vcpu *sv, const struct insn *in)
+{
+    return xrstor(sv, in, true);
+}

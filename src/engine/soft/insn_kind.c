@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the translator asks about an instruction by name. Beside helpers.c the only place of the engine that knows mnemonics.
+ */
+#include "engine/soft/translate_priv.h"
+
+#include <Zydis/Zydis.h>
+
+bool insn_is_lea(const struct insn *in)
+{
+    return in->mnemonic == ZYDIS_MNEMONIC_LEA;
+}
+
+bool insn_is_nop(const struct insn *in)
+{
+    return in->mnemonic == ZYDIS_MNEMONIC_NOP || in->category == ZYDIS_CATEGORY_PREFETCH || in->category == ZYDIS_CATEGORY_NOP ||
+           in->category == ZYDIS_CATEGORY_WIDENOP;
+}
+
+static bool is_jcc(unsigned mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_JB:
+    case ZYDIS_MNEMONIC_JBE:
+    case ZYDIS_MNEMONIC_JL:
+    case ZYDIS_MNEMONIC_JLE:
+    case ZYDIS_MNEMONIC_JNB:
+    case ZYDIS_MNEMONIC_JNBE:
+    case ZYDIS_MNEMONIC_JNL:
+    case ZYDIS_MNEMONIC_JNLE:
+    case ZYDIS_MNEMONIC_JNO:
+    case ZYDIS_MNEMONIC_JNP:
+    case ZYDIS_MNEMONIC_JNS:
+    case ZYDIS_MNEMONIC_JNZ:
+    case ZYDIS_MNEMONIC_JO:
+    case ZYDIS_MNEMONIC_JP:
+    case ZYDIS_MNEMONIC_JS:
+    case ZYDIS_MNEMONIC_JZ:
+        return true;
+    default:
+        return false;
+    }
+}
+
+enum branch_kind insn_branch_kind(const struct insn *in)
+{
+    if (in->enc != ENC_LEGACY)
+        return BRANCH_NONE;
+    bool is_far = in->n_opnds > 0 && in->opnd[0].kind == OPND_FAR;
+    bool is_far_mem = in->map == 0 && in->opcode == 0xff && in->has_modrm && ((in->modrm >> 3 & 7) == 3 || (in->modrm >> 3 & 7) == 5);
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+        return is_far || is_far_mem ? BRANCH_NONE : BRANCH_JMP;
+    case ZYDIS_MNEMONIC_CALL:
+        return is_far || is_far_mem ? BRANCH_NONE : BRANCH_CALL;
+    case ZYDIS_MNEMONIC_RET:
+        return in->opcode == 0xc2 || in->opcode == 0xc3 ? BRANCH_RET : BRANCH_NONE;
+    case ZYDIS_MNEMONIC_PUSH:
+        return BRANCH_PUSH;
+    case ZYDIS_MNEMONIC_POP:
+        return BRANCH_POP;
+    case ZYDIS_MNEMONIC_LEAVE:
+        return BRANCH_LEAVE;
+    default:
+        return is_jcc(in->mnemonic) ? BRANCH_JCC : BRANCH_NONE;
+    }
+}
+
+unsigned insn_cc(const struct insn *in)
+{
+    return in->opcode & 15;
+}

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The run loop: find or make the block at rip, enter it, see why it left. Everything that is not plain execution is in exec.c (one instruction) and event.c
+ * (requests, interrupts, faults). Runs on the client's thread with v->lock held by the front.
+ */
+#include <errno.h>
+
+#include "base/host.h"
+#include "engine/soft/code.h"
+#include "engine/soft/exec.h"
+#include "engine/soft/fp.h"
+#include "engine/soft/soft.h"
+
+/* ---- fetch, lookup ---- */
+
+const uint8_t *fetch_host(struct soft_vcpu *sv, gva_t gva, bool *is_fault)
+{
+    for (;;) {
+        const struct tlb_entry *t = &sv->tlb[sv->is_user][TLB_FETCH].entry[(gva >> PAGE_SHIFT) % TLB_ENTRIES];
+        if (t->page == (gva & ~PAGE_OFFSET_MASK))
+            return (const uint8_t *)(t->host + (gva & PAGE_OFFSET_MASK));
+        enum tlb_miss reason;
+        hva_t host = tlb_fill(sv, gva, TLB_FETCH, sv->is_user, &reason);
+        *is_fault = reason == TLB_MISS_FAULT;
+        if (!host || !cache_verify(sv, host))
+            return host;
+    }
+}
+
+static gva_t linear(const struct soft_vcpu *sv, uint64_t rip)
+{
+    return sv->mode_bits == 64 ? rip : (uint32_t)(rip + sv->v.cpu.seg[SEG_CS].base);
+}
+
+/* A block for the first time. NULL: exec_insn is to run the instruction, or (*again) things moved meanwhile. */
+static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bool *again)
+{
+    struct soft_vm *svm = soft_vm_of(sv);
+    uint32_t generation = atomic_load(&svm->flush_generation);
+    bool is_full = false;
+    struct block *b = NULL;
+    fp_put(sv);
+    guest_mode_leave(sv);
+    pthread_mutex_lock(&svm->code_lock);
+    *again = generation != atomic_load(&svm->flush_generation);
+    if (!*again) {
+        b = cache_find(sv, gva, host);
+        if (!b)
+            b = translate(sv, gva, host, &is_full);
+        if (!b && is_full) {
+            code_flush_all(sv);
+            *again = true;
+        }
+        generation = atomic_load(&svm->flush_generation);
+    }
+    pthread_mutex_unlock(&svm->code_lock);
+    guest_mode_enter(sv);
+    *again |= generation != atomic_load(&svm->flush_generation);
+    return *again ? NULL : b;
+}
+
+/* The block at cs:rip. NULL with STEP_NEXT: none (exec_insn), with STEP_FAULT or STEP_EXIT: the fetch failed. */
+static struct block *find_block(struct soft_vcpu *sv, enum step *s)
+{
+    gva_t gva = linear(sv, sv->v.cpu.rip);
+    *s = STEP_NEXT;
+    for (;;) {
+        bool is_fault, again = false;
+        const uint8_t *host = fetch_host(sv, gva, &is_fault);
+        if (!host) {
+            *s = is_fault ? STEP_FAULT : STEP_NEXT; /* exec_insn says what is wrong with a fetch from MMIO */
+            return NULL;
+        }
+        struct block *b = cache_find(sv, gva, host);
+        if (!b)
+            b = make_block(sv, gva, host, &again);
+        if (again)
+            continue;
+        if (b && (sv->key & KEY_FLAT_CS))
+            sv->jump_cache[sv->is_user][jump_cache_index(gva)] = b->start + soft_vm_of(sv)->cache.to_exec;
+        return b;
+    }
+}
+
+/* Patches an exit to the block that is at rip now. */
+static void link_block(struct soft_vcpu *sv, struct link *l, struct block *to)
+{
+    struct soft_vm *svm = soft_vm_of(sv);
+    uint32_t generation = atomic_load(&svm->flush_generation);
+    fp_put(sv);
+    guest_mode_leave(sv);
+    pthread_mutex_lock(&svm->code_lock);
+    if (generation == atomic_load(&svm->flush_generation))
+        cache_link(svm, l, to);
+    pthread_mutex_unlock(&svm->code_lock);
+    guest_mode_enter(sv);
+}
+
+/* ---- entering ---- */
+
+static uint32_t flags_to_saved(uint64_t rflags)
+{
+    return (uint32_t)(rflags & (RFLAGS_SF | RFLAGS_ZF | RFLAGS_AF | RFLAGS_PF | RFLAGS_CF)) << 8 | (rflags & RFLAGS_OF ? 1 : 0);
+}
+
+static uint64_t flags_from_saved(uint32_t saved)
+{
+    return (saved >> 8 & (RFLAGS_SF | RFLAGS_ZF | RFLAGS_AF | RFLAGS_PF | RFLAGS_CF)) | (saved & 1 ? RFLAGS_OF : 0);
+}
+
+enum leave guest_enter(struct soft_vcpu *sv, const uint8_t *target)
+{
+    void (*enter)(struct soft_vcpu *, const void *) = (void (*)(struct soft_vcpu *, const void *))(uintptr_t)soft_vm_of(sv)->stubs.enter;
+    fp_get(sv);
+    sv->saved_flags = flags_to_saved(sv->v.cpu.rflags);
+    enter(sv, target);
+    sv->v.cpu.rflags = (sv->v.cpu.rflags & ~(uint64_t)RFLAGS_STATUS) | flags_from_saved(sv->saved_flags);
+    return (enum leave)sv->leave_reason;
+}
+
+/* ---- the loop ---- */
+
+/* After an instruction by exec_insn: breakpoints and single-step traps, HLT, what the client has to see. */
+static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_before, bool is_soft_int)
+{
+    struct vcpu *v = &sv->v;
+    bool is_complete = s == STEP_NEXT || s == STEP_JUMP || s == STEP_NEXT_EXIT;
+    uint64_t dr6 = sv->dr6_hits;
+    if (is_complete && (flags_before & RFLAGS_TF) && !is_soft_int)
+        dr6 |= DR6_BS;
+    bool is_client_step = is_complete && v->debug.enabled && v->debug.single_step;
+    if (dr6 || is_client_step) {
+        bool is_client = is_client_step || (v->debug.enabled && v->debug.use_hw_bp);
+        if (is_client)
+            return s == STEP_NEXT_EXIT ? s : exec_debug_exit(sv, VEC_DB, dr6 | (is_client_step ? DR6_BS : 0));
+        sv->fault = (struct fault){ .vector = VEC_DB, .addr = dr6 };
+        enum step d = event_fault(sv);
+        if (s != STEP_NEXT_EXIT)
+            return d;
+    }
+    if (s == STEP_NEXT_EXIT && v->exit.kind == EXIT_HLT && v->lapic) {
+        atomic_store(&v->mp_state, MP_HALTED);
+        atomic_store(&v->exit_req, 1);
+        return STEP_NEXT;
+    }
+    if (sv->is_irq_waiting && (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow)
+        atomic_store(&v->exit_req, 1);
+    return s == STEP_NEXT_EXIT || s == STEP_REPEAT_EXIT ? STEP_EXIT : STEP_NEXT;
+}
+
+/* An instruction breakpoint at rip: STEP_NEXT if there is none. */
+static enum step check_code_breakpoint(struct soft_vcpu *sv)
+{
+    bool is_client = sv->v.debug.enabled && sv->v.debug.use_hw_bp;
+    uint64_t dr7 = is_client ? sv->v.debug.dr7 : sv->v.cpu.dr7;
+    const uint64_t *dr = is_client ? sv->v.debug.dr : sv->v.cpu.dr;
+    unsigned hits = 0;
+    if (!(dr7 & DR7_ENABLE_MASK) || (sv->v.cpu.rflags & RFLAGS_RF) || (sv->v.cpu.interrupt_shadow & SHADOW_MOV_SS))
+        return STEP_NEXT;
+    for (unsigned i = 0; i < 4; i++)
+        if ((dr7 >> (2 * i) & 3) && (dr7 >> (16 + 4 * i) & 3) == 0 && dr[i] == linear(sv, sv->v.cpu.rip))
+            hits |= 1u << i;
+    if (!hits)
+        return STEP_NEXT;
+    if (is_client)
+        return exec_debug_exit(sv, VEC_DB, hits);
+    sv->fault = (struct fault){ .vector = VEC_DB, .addr = hits };
+    return STEP_FAULT;
+}
+
+static enum step step_one(struct soft_vcpu *sv)
+{
+    bool is_soft_int = false;
+    uint64_t flags = sv->v.cpu.rflags;
+    enum step s = sv->is_stepping ? check_code_breakpoint(sv) : STEP_NEXT;
+    if (s == STEP_NEXT)
+        s = exec_insn(sv, &is_soft_int);
+    else if (s == STEP_EXIT)
+        return s;
+    if (s == STEP_FAULT)
+        return event_fault(sv);
+    if (s == STEP_EXIT)
+        return s;
+    return after_insn(sv, s, flags, is_soft_int);
+}
+
+/* Runs blocks until something else is needed. */
+static enum step run_block(struct soft_vcpu *sv)
+{
+    enum step s;
+    struct link *pending = NULL;
+    for (;;) {
+        struct block *b = find_block(sv, &s);
+        if (s == STEP_FAULT)
+            return event_fault(sv);
+        if (!b)
+            return step_one(sv);
+        if (pending)
+            link_block(sv, pending, b);
+        pending = NULL;
+        if (atomic_load(&sv->v.exit_req))
+            return STEP_NEXT;
+        enum leave why = guest_enter(sv, b->polled);
+        if (why != LEAVE_SLOW && why != LEAVE_FAULT)
+            sv->v.cpu.rip = sv->mode_bits == 64 ? sv->leave_t0 : (uint32_t)(sv->leave_t0 - sv->v.cpu.seg[SEG_CS].base);
+        switch (why) {
+        case LEAVE_LINK:
+            pending = (struct link *)(uintptr_t)sv->leave_t1;
+            break;
+        case LEAVE_LOOKUP:
+            break;
+        case LEAVE_FAULT:
+            return event_fault(sv);
+        case LEAVE_EXEC:
+        case LEAVE_SLOW:
+            return step_one(sv);
+        default:
+            return STEP_NEXT;
+        }
+    }
+}
+
+static bool has_replay(const struct vcpu *v)
+{
+    return v->replay.n || v->replay.io_done;
+}
+
+static int run_loop(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    v->exit.kind = EXIT_NONE;
+    atomic_store(&v->exit_req, 1); /* look at everything once */
+    for (;;) {
+        enum step s;
+        if (has_replay(v)) {
+            s = step_one(sv);
+        } else if (atomic_load(&v->exit_req)) {
+            fp_put(sv);
+            guest_mode_leave(sv);
+            s = event_requests(sv);
+            guest_mode_enter(sv);
+        } else if (sv->is_stepping || v->cpu.interrupt_shadow) {
+            s = step_one(sv);
+        } else {
+            s = run_block(sv);
+        }
+        if (v->posted.n && s != STEP_EXIT)
+            return 0; /* EXIT_NONE: the front shows the posted writes */
+        if (s == STEP_EXIT)
+            return v->exit.kind == EXIT_INTR ? -EINTR : 0;
+    }
+}
+
+static uint64_t gs_swap(uint64_t value)
+{
+    uint64_t old;
+    if (host_facts()->has_fsgsbase) {
+        __asm__ volatile("rdgsbase %0\n\twrgsbase %1" : "=&r"(old) : "r"(value));
+        return old;
+    }
+    return gs_swap_by_call(value);
+}
+
+int run_vcpu(struct vcpu *v)
+{
+    struct soft_vcpu *sv = to_soft(v);
+    fp_note_client(sv);
+    uint64_t gs = gs_swap((uint64_t)(uintptr_t)sv);
+    signal_set_vcpu(sv);
+    guest_mode_enter(sv);
+    int r = run_loop(sv);
+    fp_put(sv);
+    guest_mode_leave(sv);
+    signal_set_vcpu(NULL);
+    gs_swap(gs);
+    if (v->exit.kind < EXIT_KIND_COUNT)
+        v->exits[v->exit.kind]++;
+    return r;
+}

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest mode and who may change what when: stopping all vCPUs, flushing translations, changes of slots, stores to pages with translations. Lock order:
+ * code_lock, then stop_lock.
+ */
+#include "engine/soft/code.h"
+#include "engine/soft/light.h"
+
+#include <sched.h>
+
+void world_stop(struct soft_vcpu *self, struct vm *vm)
+{
+    struct soft_vm *svm = vm->engine_data;
+    pthread_mutex_lock(&svm->stop_lock);
+    atomic_store(&svm->stop_request, 1);
+    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+        struct soft_vcpu *other = vm->vcpu[i] ? to_soft(vm->vcpu[i]) : NULL;
+        if (!other || other == self)
+            continue;
+        while (atomic_load(&other->in_guest_mode)) {
+            atomic_store(&other->v.exit_req, 1);
+            sched_yield();
+        }
+    }
+}
+
+void world_resume(struct vm *vm)
+{
+    struct soft_vm *svm = vm->engine_data;
+    atomic_store(&svm->stop_request, 0);
+    pthread_mutex_unlock(&svm->stop_lock);
+}
+
+void guest_mode_enter(struct soft_vcpu *sv)
+{
+    struct soft_vm *svm = soft_vm_of(sv);
+    for (;;) {
+        atomic_store(&sv->in_guest_mode, true);
+        if (!atomic_load(&svm->stop_request))
+            return;
+        atomic_store(&sv->in_guest_mode, false);
+        while (atomic_load(&svm->stop_request))
+            sched_yield();
+    }
+}
+
+void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user)
+{
+    const void *miss = soft_vm_of(sv)->stubs.lookup;
+    const void **at = sv->jump_cache[is_user];
+    size_t n = JUMP_CACHE_ENTRIES;
+    __asm__ volatile("rep stosq" : "+D"(at), "+c"(n) : "a"(miss) : "memory");
+}
+
+void jump_cache_flush(struct soft_vcpu *sv)
+{
+    jump_cache_flush_set(sv, false);
+    jump_cache_flush_set(sv, true);
+}
+
+/* With all vCPUs stopped. */
+static void flush_translations(struct vm *vm)
+{
+    cache_flush(vm->engine_data);
+    for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
+        if (vm->vcpu[i])
+            tlb_flush(to_soft(vm->vcpu[i]));
+}
+
+void code_flush_all(struct soft_vcpu *sv)
+{
+    world_stop(sv, sv->v.vm);
+    flush_translations(sv->v.vm);
+    world_resume(sv->v.vm);
+}
+
+/* A new table of slots voids translations, since pages are known by host address; new dirty tracking only voids TLB entries. */
+void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes)
+{
+    struct soft_vm *svm = vm->engine_data;
+    (void)gpa, (void)bytes;
+    pthread_mutex_lock(&svm->code_lock);
+    world_stop(NULL, vm);
+    struct memslots *now = atomic_load(&vm->slots);
+    if (now != svm->seen_slots) {
+        svm->seen_slots = now;
+        flush_translations(vm);
+    } else {
+        for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
+            if (vm->vcpu[i])
+                tlb_flush(to_soft(vm->vcpu[i]));
+    }
+    world_resume(vm);
+    pthread_mutex_unlock(&svm->code_lock);
+}
+
+static hva_t host_of_gpa(struct vm *vm, gpa_t gpa)
+{
+    const struct memslot *s = memslots_find(atomic_load_explicit(&vm->slots, memory_order_acquire), gpa);
+    return s ? s->hva + (gpa - s->gpa) : NULL;
+}
+
+bool code_page_has(struct vm *vm, gfn_t gfn)
+{
+    hva_t host = host_of_gpa(vm, gfn << PAGE_SHIFT);
+    struct code_page *p = host ? cache_page(vm->engine_data, (uint64_t)host) : NULL;
+    return p && atomic_load(&p->has_code);
+}
+
+static bool overlaps_code(const struct code_page *p, unsigned offset, unsigned bytes)
+{
+    for (unsigned i = 0; i < CODE_PAGE_BUCKETS; i++)
+        for (const struct block *b = atomic_load(&p->bucket[i]); b; b = atomic_load(&b->next))
+            if (b->page_offset < offset + bytes && offset < (unsigned)b->page_offset + b->guest_bytes)
+                return true;
+    return false;
+}
+
+void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes)
+{
+    struct soft_vm *svm = soft_vm_of(sv);
+    hva_t host = host_of_gpa(sv->v.vm, gpa);
+    struct code_page *p = host ? cache_page(svm, (uint64_t)host & ~PAGE_OFFSET_MASK) : NULL;
+    unsigned offset = (unsigned)(gpa & PAGE_OFFSET_MASK);
+    if (bytes > PAGE_BYTES - offset)
+        bytes = (unsigned)(PAGE_BYTES - offset);
+    if (!p || !overlaps_code(p, offset, bytes))
+        return;
+    fp_put(sv);
+    uint32_t generation = atomic_load(&svm->flush_generation);
+    guest_mode_leave(sv);
+    pthread_mutex_lock(&svm->code_lock);
+    if (generation == atomic_load(&svm->flush_generation)) /* else all translations went meanwhile */
+        cache_invalidate(svm, p, offset, bytes);
+    pthread_mutex_unlock(&svm->code_lock);
+    guest_mode_enter(sv);
+}

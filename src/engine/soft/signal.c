@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Hardware faults in translated code become the guest's: the signal handler finds the guest instruction by the block's fault map, stores the registers and
+ * resumes at the way out of translated code. All other signals go on to the handler that the client had installed.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <ucontext.h>
+
+#include "engine/soft/code.h"
+#include "engine/soft/light.h"
+
+static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+#define N_SIGNALS (sizeof signals / sizeof signals[0])
+static struct sigaction previous[N_SIGNALS];
+static pthread_once_t signal_once = PTHREAD_ONCE_INIT;
+static int signal_error;
+
+/* Host register numbers in encoding order to ucontext's. */
+static const uint8_t greg_of[16] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                     REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
+
+static void store_registers(struct soft_vcpu *sv, const greg_t *g, bool is_saved)
+{
+    for (unsigned r = 0; r < GPR_COUNT; r++)
+        if (host_of(r) != HOST_IN_MEMORY)
+            sv->v.cpu.gpr[r] = (uint64_t)g[greg_of[host_of(r)]];
+    if (!is_saved) {
+        uint64_t f = (uint64_t)g[REG_EFL];
+        sv->saved_flags = (uint32_t)(f & 0xd5) << 8 | (f & RFLAGS_OF ? 1 : 0);
+    }
+}
+
+/* The fault_entry at or before the host address. */
+static const struct fault_entry *entry_at(const struct block *b, uint32_t offset)
+{
+    unsigned lo = 0, hi = b->n_faults;
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        if (b->fault_map[mid].host <= offset)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo ? &b->fault_map[lo - 1] : NULL;
+}
+
+static bool fault_of(struct soft_vcpu *sv, const greg_t *g)
+{
+    unsigned trap = (unsigned)g[REG_TRAPNO];
+    struct fault f = { .vector = (uint8_t)trap };
+    switch (trap) {
+    case VEC_DE:
+    case VEC_UD:
+    case VEC_MF:
+        break;
+    case VEC_XM:
+        f.vector = sv->v.cpu.cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD;
+        break;
+    case VEC_GP:
+    case VEC_SS:
+    case VEC_AC:
+        f.has_code = true;
+        f.vector = trap == VEC_SS ? VEC_GP : (uint8_t)trap;
+        break;
+    default:
+        return false;
+    }
+    sv->fault = f;
+    return true;
+}
+
+/* True if the fault was the guest's: the context now resumes outside of translated code. */
+static bool take(struct soft_vcpu *sv, ucontext_t *uc)
+{
+    greg_t *g = uc->uc_mcontext.gregs;
+    struct soft_vm *svm = soft_vm_of(sv);
+    const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
+    if (pc < svm->cache_rx || pc >= svm->cache_rx + svm->cache_bytes || !fault_of(sv, g))
+        return false;
+    const struct block *b = cache_block_at(svm, pc);
+    bool is_saved = false;
+    if (b) {
+        const struct fault_entry *e = entry_at(b, (uint32_t)(pc - svm->cache.to_exec - b->start));
+        if (!e)
+            return false;
+        is_saved = e->is_saved;
+        sv->v.cpu.rip = b->gva - b->cs_base + e->guest;
+    } /* else a bounced instruction, at rip already */
+    store_registers(sv, g, is_saved);
+    sv->leave_reason = LEAVE_FAULT;
+    g[REG_RIP] = (greg_t)(uintptr_t)svm->stubs.fault;
+    return true;
+}
+
+static void chain(int sig, siginfo_t *info, void *context)
+{
+    for (unsigned i = 0; i < N_SIGNALS; i++) {
+        struct sigaction *p = &previous[i];
+        if (signals[i] != sig)
+            continue;
+        if (p->sa_flags & SA_SIGINFO) {
+            p->sa_sigaction(sig, info, context);
+        } else if (p->sa_handler == SIG_DFL || p->sa_handler == SIG_IGN) {
+            sigaction(sig, p, NULL); /* the instruction faults again and takes the default way */
+        } else {
+            p->sa_handler(sig);
+        }
+        return;
+    }
+}
+
+static _Thread_local struct soft_vcpu *current __attribute__((tls_model("initial-exec")));
+
+void signal_set_vcpu(struct soft_vcpu *sv)
+{
+    current = sv;
+}
+
+static void handle(int sig, siginfo_t *info, void *context)
+{
+    int saved_errno = errno;
+    if (!current || !take(current, context))
+        chain(sig, info, context);
+    errno = saved_errno;
+}
+
+static void install(void)
+{
+    struct sigaction sa = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+    sigemptyset(&sa.sa_mask);
+    for (unsigned i = 0; i < N_SIGNALS; i++)
+        if (sigaction(signals[i], &sa, &previous[i]) < 0)
+            signal_error = -errno;
+}
+
+int signal_init(void)
+{
+    pthread_once(&signal_once, install);
+    return signal_error;
+}

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside the soft engine: its vCPU, and the contracts between its parts (run loop, translator, MMU, helpers).
+ *
+ * The vector rule: while a vCPU is between two safe points the guest's x87/vector state may be live in the hardware. Everything in this folder is
+ * compiled with -mgeneral-regs-only and calls no libc function that may use vector registers (memcpy, memset...: use light.h).
+ * Before calling out (core, chips, libc, Zydis) call fp_put(); it is cheap when the state is already saved. The run loop loads it again on entry.
+ *
+ * GS holds the struct soft_vcpu while translated code runs.
+ */
+#ifndef VITRINE_ENGINE_SOFT_PRIV_H
+#define VITRINE_ENGINE_SOFT_PRIV_H
+
+#include <stdatomic.h>
+
+#include "core/vcpu.h"
+#include "core/vm.h"
+#include "x86/insn.h"
+
+/* ---- TLB ------------------------------------------------------------------------------------------------------------------------------- */
+
+#define TLB_ENTRIES 1024u
+struct tlb_entry {
+    gva_t page;    /* linear page address; TLB_EMPTY matches nothing */
+    uint64_t host; /* address of the page in this process */
+};
+#define TLB_EMPTY 0x0fffffffffff0000ull /* not canonical, so no access ever lands within 4 KiB above it */
+
+enum tlb_kind { TLB_READ, TLB_WRITE, TLB_FETCH, TLB_KINDS };
+struct tlb {
+    struct tlb_entry entry[TLB_ENTRIES]; /* index (gva >> 12) % TLB_ENTRIES */
+};
+
+/* ---- vCPU ------------------------------------------------------------------------------------------------------------------------------ */
+
+/* What one instruction executed by C came to. */
+enum step {
+    STEP_NEXT,       /* done; the caller moves rip past it */
+    STEP_JUMP,       /* done; the helper set rip */
+    STEP_FAULT,      /* nothing committed; sv->fault says what */
+    STEP_EXIT,       /* nothing committed; v->exit filled; the instruction restarts when the client has answered */
+    STEP_NEXT_EXIT,  /* done, then leave to the client with v->exit (OUT, HLT) */
+    STEP_REPEAT,     /* a REP iteration or chunk is done, state committed, rip unchanged: look at events, then again */
+    STEP_REPEAT_EXIT /* the same, but first leave to the client with v->exit (REP OUTS) */
+};
+
+struct soft_vcpu;
+typedef enum step (*helper_fn)(struct soft_vcpu *sv, const struct insn *in);
+
+struct block;
+#define JUMP_CACHE_ENTRIES 4096u
+
+struct soft_vcpu {
+    struct vcpu v; /* first: GS points here */
+
+    struct fault fault;         /* of the last STEP_FAULT */
+    bool fp_loaded;             /* the guest's x87/vector state is in the hardware */
+    _Atomic bool in_guest_mode; /* see world_stop in run.c */
+    uint32_t key;               /* mode key of translations, rebuilt by mode_update() after anything that may change it */
+    uint8_t mode_bits;          /* of CS: 16 32 64 */
+    uint8_t stack_bytes;        /* stack address size 2 4 8 */
+    bool is_user;               /* CPL 3: selects TLB set 1 */
+    bool is_stepping;           /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_one */
+    bool is_irq_waiting;        /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
+    uint32_t jump_cache_key[2]; /* mode key that the jump cache's entries were made for */
+    bool is_checking;           /* data breakpoints or alignment checks: every access goes through access.c */
+
+    /* Used by translated code and its stubs; see code.h. */
+    struct soft_vcpu *self;
+    uint64_t host_rsp;     /* of the frame that the enter stub made */
+    uint32_t saved_flags;  /* status flags while not in the hardware: AH as LAHF gives them, AL = OF */
+    uint32_t leave_reason; /* enum leave */
+    uint64_t leave_t0, leave_t1;
+    uint64_t scratch[3];
+    uint64_t host_gs;    /* the client's GS base while a run is under way */
+    uint32_t host_mxcsr; /* the client's control words, put back when the guest's state leaves the hardware */
+    uint16_t host_fcw;
+    struct exec_entry *exec_cache;    /* EXEC_CACHE_ENTRIES decoded instructions, checked against memory at each use */
+    _Alignas(64) uint8_t bounce[256]; /* operand of an instruction executed on a copy, at the offset of its guest address within 64 bytes */
+
+    /* walk.c, tlb.c, access.c; zero-filled memory is a valid start once tlb_flush() ran */
+    uint8_t phys_bits;           /* the guest's MAXPHYADDR, 0 until asked for; tlb_flush() forgets it */
+    bool has_1g_pages;           /* valid with phys_bits */
+    uint8_t n_smap_entries;      /* user pages in set 0, installed while RFLAGS.AC allowed it; SMAP_ENTRIES_MAX + 1: too many to list */
+    uint16_t smap_entry[16];     /* kind * TLB_ENTRIES + index */
+    uint64_t tlb_clean[2][3];    /* [is_user][kind], bit n: entries n * 16 ... are all empty */
+    uint64_t large_4m, large_1g; /* hashes of the regions that hold fragments of 2M/4M and 1G pages */
+    uint64_t fetched[4];         /* hash of the pages that fetch entries were made for */
+    uint8_t dr6_hits;            /* DR6 B0-B3 of data and I/O breakpoints met by this instruction; cleared by the run loop */
+
+    struct tlb tlb[2][TLB_KINDS];                  /* [is_user] */
+    const void *jump_cache[2][JUMP_CACHE_ENTRIES]; /* [is_user], host entry points that verify themselves */
+};
+
+static inline struct soft_vcpu *to_soft(struct vcpu *v)
+{
+    return (struct soft_vcpu *)v;
+}
+
+/* ---- run.c, fp.S ----------------------------------------------------------------------------------------------------------------------- */
+
+/* Saves the guest's x87/vector state to v.cpu.xsave if it is in the hardware; after it any C may be called. */
+void fp_put(struct soft_vcpu *sv);
+/* Rebuilds key, mode_bits, stack_bytes, is_user from CR0, CR4, EFER, segments, RFLAGS. Call after changing any of them. */
+void mode_update(struct soft_vcpu *sv);
+
+static inline enum step step_fault(struct soft_vcpu *sv, unsigned vector)
+{
+    sv->fault = (struct fault){ .vector = (uint8_t)vector };
+    return STEP_FAULT;
+}
+
+static inline enum step step_fault_code(struct soft_vcpu *sv, unsigned vector, uint32_t code)
+{
+    sv->fault = (struct fault){ .vector = (uint8_t)vector, .has_code = true, .code = code };
+    return STEP_FAULT;
+}
+
+/* ---- walk.c, tlb.c ------------------------------------------------------------------------------------------------------------------------- */
+
+#define ACCESS_READ 0u
+#define ACCESS_WRITE 1u
+#define ACCESS_FETCH 2u
+#define ACCESS_USER 4u     /* as CPL 3 */
+#define ACCESS_IMPLICIT 8u /* supervisor access by the CPU itself (descriptor tables, TSS): SMAP ignores RFLAGS.AC */
+#define ACCESS_PROBE 16u   /* set no A/D bit (KVM_TRANSLATE) */
+
+/* Walks the guest's page tables; sets A and D atomically. 0 with *gpa, or -EFAULT with sv->fault = #PF (or #GP for a non-canonical address; the caller turns it
+ * into #SS for the stack). */
+int walk(struct soft_vcpu *sv, gva_t gva, unsigned access, gpa_t *gpa, bool *is_writeable, bool *is_usermode);
+
+/*
+ * Fills the TLB for an access that does not cross a page: returns the host address of gva, or NULL: then *reason says why.
+ * Called by translated code's miss path with the guest's vectors live.
+ */
+enum tlb_miss { TLB_MISS_FAULT, TLB_MISS_MMIO, TLB_MISS_CODE_PAGE /* write to a page with translations */ };
+hva_t tlb_fill(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user, enum tlb_miss *reason);
+void tlb_flush(struct soft_vcpu *sv); /* everything, global pages too; the jump cache with it */
+void tlb_flush_page(struct soft_vcpu *sv, gva_t gva);
+/* Drops write entries that point into the host page (a page got translations). Only by sv's own thread. */
+void tlb_drop_write(struct soft_vcpu *sv, uint64_t host_page);
+
+/*
+ * Loads cpu.pdpte from the table at cr3 (MOV CR0/CR3/CR4 with PAE paging). 0; -EINVAL (#GP) on a reserved bit or where there is no RAM, cpu.pdpte unchanged.
+ */
+int pdpte_load(struct soft_vcpu *sv, uint64_t cr3);
+/* RFLAGS.AC or CPL may have changed: drops set 0's entries that SMAP now forbids. Cheap when there are none. */
+void smap_ac_changed(struct soft_vcpu *sv);
+
+/* The block cache's side of it (lock-free, no vector registers). */
+void jump_cache_flush(struct soft_vcpu *sv);
+bool code_page_has(struct vm *vm, gfn_t gfn);
+/* After a store to a page with translations. */
+void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes);
+
+/* ---- access.c: every guest memory access made by C --------------------------------------------------------------------------------------- */
+
+/*
+ * Linear accesses, at the current CPL unless `access` has ACCESS_IMPLICIT (then as supervisor). Any size up to a page or two; may cross pages: both are checked
+ * before anything is read or written. MMIO reads are replayed from v.replay or end in STEP_EXIT; MMIO writes are posted. Data breakpoints are noted. Return
+ * STEP_NEXT, STEP_FAULT or STEP_EXIT. On anything but STEP_NEXT nothing was written.
+ */
+enum step linear_read(struct soft_vcpu *sv, gva_t gva, void *buf, unsigned bytes, unsigned access);
+enum step linear_write(struct soft_vcpu *sv, gva_t gva, const void *buf, unsigned bytes, unsigned access);
+/* Checks that a later write of the same range cannot fault. */
+enum step linear_probe_write(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access);
+/*
+ * A host pointer for up to `bytes` of plain RAM at gva, not crossing a page, or NULL without a fault raised: string instructions' fast path.
+ * For writes it is given only if the page has no translations.
+ */
+hva_t linear_host(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool is_write);
+
+/*
+ * Segmented accesses: seg:offset with the offset already truncated to the address size; checks type, limit, canonical form; #GP or #SS.
+ */
+enum step seg_linear(struct soft_vcpu *sv, unsigned seg, uint64_t offset, unsigned bytes, bool is_write, gva_t *gva);
+enum step seg_read(struct soft_vcpu *sv, unsigned seg, uint64_t offset, void *buf, unsigned bytes);
+enum step seg_write(struct soft_vcpu *sv, unsigned seg, uint64_t offset, const void *buf, unsigned bytes);
+
+/* Effective address of in->mem (offset within in->mem.seg), truncated to the address size. Uses the registers in v.cpu. */
+uint64_t insn_ea(const struct soft_vcpu *sv, const struct insn *in);
+/* Reads or writes the memory operand; `bytes` may differ from in->mem.bytes. */
+enum step mem_read(struct soft_vcpu *sv, const struct insn *in, void *buf, unsigned bytes);
+enum step mem_write(struct soft_vcpu *sv, const struct insn *in, const void *buf, unsigned bytes);
+
+/* Visible operand n as an integer of its size, zero-extended: register, memory or immediate. */
+enum step opnd_read(struct soft_vcpu *sv, const struct insn *in, unsigned n, uint64_t *value);
+/* Writes it with the architecture's rule: 32-bit register writes clear the upper half, 8 and 16 keep the rest. */
+enum step opnd_write(struct soft_vcpu *sv, const struct insn *in, unsigned n, uint64_t value);
+void gpr_write(struct soft_vcpu *sv, unsigned reg, unsigned bytes, uint64_t value);
+
+/* Stack: pushes and pops of 2, 4 or 8 bytes by SS and the stack size; *sp is a working copy of rSP that the helper commits when all succeeded. */
+enum step stack_push(struct soft_vcpu *sv, uint64_t *sp, uint64_t value, unsigned bytes);
+enum step stack_pop(struct soft_vcpu *sv, uint64_t *sp, uint64_t *value, unsigned bytes);
+/* Commits a working copy: only the low stack_bytes of rSP change. */
+void stack_commit(struct soft_vcpu *sv, uint64_t sp);
+
+/* Notes I/O breakpoints on a port access (CR4.DE) in dr6_hits. */
+void access_note_io(struct soft_vcpu *sv, unsigned port, unsigned bytes);
+
+/* ---- help_*.c: helpers; helpers.c holds the table from mnemonic to helper ---------------------------------------------------------------- */
+
+/* The helper for a decoded instruction, or NULL if it runs natively. Called once at decode. */
+helper_fn helper_find(const struct insn *in);
+
+/* help_seg.c: loads a segment register in the current mode with all checks (MOV/POP/LDS...). Not CS. */
+enum step seg_load(struct soft_vcpu *sv, unsigned seg, uint16_t selector);
+
+/* help_int.c: delivers an event through the IVT or IDT, all modes, faults on the way included (double and triple). `kind` decides error code, rip and privilege
+ * checks. */
+enum event_kind { EVENT_EXTERNAL, EVENT_NMI, EVENT_EXCEPTION, EVENT_SOFT_INT /* INT n, INT3, INTO */, EVENT_ICEBP };
+/*
+ * Returns STEP_JUMP when the CPU is at the handler; STEP_EXIT on triple fault (v->exit = EXIT_SHUTDOWN). For EVENT_SOFT_INT and EVENT_ICEBP next_rip is what is
+ * pushed; otherwise cpu.rip is. An exception kind also updates CR2, DR6 and RF as architected.
+ */
+enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f, uint64_t next_rip);
+
+#endif

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The translation under construction, shared by translate.c, probe.c and branch.c.
+ */
+#ifndef VITRINE_ENGINE_SOFT_TRANSLATE_PRIV_H
+#define VITRINE_ENGINE_SOFT_TRANSLATE_PRIV_H
+
+#include "engine/soft/code.h"
+
+#define FIELD(f) ((uint32_t)offsetof(struct soft_vcpu, f))
+#define GPR_AT(n) (FIELD(v.cpu.gpr) + 8u * (n))
+
+#define BLOCK_INSNS_MAX 64u
+
+enum tc_class {
+    CLASS_NATIVE,
+    CLASS_STACK,  /* PUSH, POP, LEAVE done inline: touch no flags, do not end the block */
+    CLASS_BRANCH, /* the rest end it */
+    CLASS_EXEC
+};
+
+struct tc_insn {
+    struct insn in;
+    gva_t gva;
+    uint16_t guest_offset;
+    uint8_t class;
+    uint32_t live; /* status flags that are live before it */
+};
+
+/* Out-of-line code of one TLB probe. */
+struct tc_slow {
+    uint8_t *miss; /* rel32 of the jump here */
+    const uint8_t *hit;
+    gva_t gva;
+    uint32_t info; /* for the fill stub */
+    uint32_t tlb_offset;
+};
+
+/* Out-of-line code of one direct exit. */
+struct tc_stub {
+    struct link *link; /* in-page: jumps here until linked; else NULL */
+    uint8_t *rel32;    /* the jump to patch */
+    gva_t target;
+    bool is_saved;
+};
+
+struct tc {
+    struct soft_vm *svm;
+    struct emit e;
+    struct block *block;
+    struct code_page *page;
+    gva_t gva, next_gva; /* of the block; of the instruction after the one at hand */
+    uint64_t cs_base;
+    uint32_t key;
+    unsigned mode_bits;
+    uint16_t page_offset;
+    struct tc_insn insn[BLOCK_INSNS_MAX + 1];
+    unsigned n;
+    uint8_t *start, *poll_exit;
+    const uint8_t *polled, *polled_from_hw, *body;
+    bool needs_flags;
+    bool is_saved; /* at this point of emission the status flags are in saved_flags (or dead), not in the hardware */
+    struct fault_entry fault[BLOCK_INSNS_MAX + 1];
+    unsigned n_faults;
+    struct tc_slow slow[2 * BLOCK_INSNS_MAX];
+    unsigned n_slow;
+    struct tc_stub stub[2];
+    unsigned n_stubs;
+};
+
+/* ---- translate.c ---- */
+void tc_save_flags(struct tc *tc);    /* no-op if saved; clobbers T1 */
+void tc_restore_flags(struct tc *tc); /* no-op if in the hardware; clobbers T1 */
+void tc_note_fault(struct tc *tc, const struct tc_insn *ti);
+
+/* ---- insn_kind.c: the only file here that names mnemonics, but for helpers.c ---- */
+bool insn_is_lea(const struct insn *in);
+bool insn_is_nop(const struct insn *in); /* NOP in any form, prefetches: nothing to do, whatever the operand */
+enum branch_kind { BRANCH_NONE, BRANCH_JMP, BRANCH_JCC, BRANCH_CALL, BRANCH_RET, BRANCH_PUSH, BRANCH_POP, BRANCH_LEAVE };
+enum branch_kind insn_branch_kind(const struct insn *in);
+unsigned insn_cc(const struct insn *in); /* condition code of a Jcc */
+
+/* ---- probe.c ---- */
+/* Effective address to T0, segment base added if with_base; clobbers T1, keeps flags. */
+void probe_ea(struct tc *tc, const struct insn *in, bool with_base);
+/* T0 = linear address -> T0 = host address; clobbers T1; flags are saved first if they are live. */
+void probe(struct tc *tc, const struct tc_insn *ti, unsigned bytes, bool is_write);
+void probe_operand(struct tc *tc, const struct tc_insn *ti);
+void probe_emit_slow_paths(struct tc *tc);
+
+/* ---- branch.c ---- */
+enum tc_class branch_class(struct tc *tc, const struct insn *in); /* CLASS_NATIVE if it is no branch or stack instruction */
+void branch_emit(struct tc *tc, const struct tc_insn *ti);
+void branch_emit_direct(struct tc *tc, gva_t target, unsigned n);
+void branch_emit_exec(struct tc *tc, gva_t gva);
+void branch_emit_stubs(struct tc *tc);
+
+#endif

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * KVM_CHECK_EXTENSION and KVM_ENABLE_CAP. A capability stands in the table only if everything it promises works.
+ */
+#include <unistd.h>
+
+#include "front/kvm/front_priv.h"
+
+#define GUEST_DEBUG_FLAGS                                                                                                                                    \
+    (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)
+#define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
+#define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
+#define ONLINE_CPUS (-1) /* replaced by the number of host CPUs */
+
+#define CAP(name, value) { #name, KVM_CAP_##name, value }
+static const struct kvm_capability capabilities[] = {
+    CAP(IRQCHIP, 1),
+    CAP(HLT, 1),
+    CAP(MMU_SHADOW_CACHE_CONTROL, 1),
+    CAP(USER_MEMORY, 1),
+    CAP(SET_TSS_ADDR, 1),
+    CAP(EXT_CPUID, 1),
+    CAP(CLOCKSOURCE, 1),
+    CAP(NR_VCPUS, ONLINE_CPUS),
+    CAP(NR_MEMSLOTS, KVM_SLOTS),
+    CAP(PIT, 1),
+    CAP(NOP_IO_DELAY, 1),
+    CAP(MP_STATE, 1),
+    CAP(COALESCED_MMIO, KVM_COALESCED_MMIO_PAGE_OFFSET),
+    CAP(SYNC_MMU, 1),
+    CAP(DESTROY_MEMORY_REGION_WORKS, 1),
+    CAP(USER_NMI, 1),
+    CAP(SET_GUEST_DEBUG, 1),
+    CAP(REINJECT_CONTROL, 1),
+    CAP(IRQ_ROUTING, IRQ_GSI_MAX),
+    CAP(IRQ_INJECT_STATUS, 1),
+    CAP(JOIN_MEMORY_REGIONS_WORKS, 1),
+    CAP(MCE, MCE_BANKS_MAX),
+    CAP(IRQFD, 1),
+    CAP(PIT2, 1),
+    CAP(SET_BOOT_CPU_ID, 1),
+    CAP(PIT_STATE2, 1),
+    CAP(IOEVENTFD, 1),
+    CAP(SET_IDENTITY_MAP_ADDR, 1),
+    CAP(ADJUST_CLOCK, CLOCK_FLAGS),
+    CAP(INTERNAL_ERROR_DATA, 1),
+    CAP(VCPU_EVENTS, 1),
+    CAP(INTR_SHADOW, 1),
+    CAP(DEBUGREGS, 1),
+    CAP(X86_ROBUST_SINGLESTEP, 1),
+    CAP(ENABLE_CAP, 1),
+    CAP(XSAVE, 1),
+    CAP(XCRS, 1),
+    CAP(TSC_CONTROL, 1),
+    CAP(GET_TSC_KHZ, 1),
+    CAP(MAX_VCPUS, VM_VCPUS_MAX),
+    CAP(TSC_DEADLINE_TIMER, 1),
+    CAP(SYNC_REGS, KVM_SYNC_X86_VALID_FIELDS),
+    CAP(KVMCLOCK_CTRL, 1),
+    CAP(SIGNAL_MSI, 1),
+    CAP(READONLY_MEM, 1),
+    CAP(IRQFD_RESAMPLE, 1),
+    CAP(EXT_EMUL_CPUID, 1),
+    CAP(IOAPIC_POLARITY_IGNORED, 1),
+    CAP(ENABLE_CAP_VM, 1),
+    CAP(IOEVENTFD_NO_LENGTH, 1),
+    CAP(CHECK_EXTENSION_VM, 1),
+    CAP(IOEVENTFD_ANY_LENGTH, 1),
+    CAP(VCPU_ATTRIBUTES, 1),
+    CAP(MAX_VCPU_ID, VM_VCPUS_MAX),
+    CAP(X2APIC_API, X2APIC_API_FLAGS),
+    CAP(IMMEDIATE_EXIT, 1),
+    CAP(GET_MSR_FEATURES, 1),
+    CAP(COALESCED_PIO, 1),
+    CAP(EXCEPTION_PAYLOAD, 1),
+    CAP(MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE),
+    CAP(SET_GUEST_DEBUG2, GUEST_DEBUG_FLAGS),
+    CAP(SREGS2, 1),
+    CAP(EXIT_ON_EMULATION_FAILURE, 1),
+    CAP(XSAVE2, XSAVE_AREA_BYTES),
+    CAP(SYS_ATTRIBUTES, 1),
+    CAP(VM_TSC_CONTROL, 1),
+};
+_Static_assert(X2APIC_API_FLAGS == 3, "the bits of vm.x2apic_api_flags");
+#define N_CAPABILITIES (sizeof(capabilities) / sizeof(capabilities[0]))
+
+const struct kvm_capability *kvm_capability_table(unsigned *n)
+{
+    *n = N_CAPABILITIES;
+    return capabilities;
+}
+
+int kvm_capability_value(uint32_t number)
+{
+    for (unsigned i = 0; i < N_CAPABILITIES; i++) {
+        if (capabilities[i].number != number)
+            continue;
+        if (capabilities[i].value != ONLINE_CPUS)
+            return capabilities[i].value;
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        return online < 1 ? 1 : online > VM_VCPUS_MAX ? VM_VCPUS_MAX : (int)online;
+    }
+    return 0;
+}
+
+int kvm_capability_check_vm(struct kvm_vm *m, struct kvm_arg *a)
+{
+    (void)m;
+    return kvm_capability_value((uint32_t)a->value);
+}
+
+int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
+{
+    const struct kvm_enable_cap *e = a->data;
+    int r = 0;
+    if (e->flags)
+        return -EINVAL;
+    pthread_mutex_lock(&m->lock);
+    switch (e->cap) {
+    case KVM_CAP_EXCEPTION_PAYLOAD:
+        m->has_exception_payload = e->args[0];
+        break;
+    case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
+        if (e->args[0] & ~(uint64_t)KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
+            r = -EINVAL;
+        else
+            m->has_manual_dirty_log = e->args[0];
+        break;
+    case KVM_CAP_X2APIC_API:
+        if (e->args[0] & ~(uint64_t)X2APIC_API_FLAGS)
+            r = -EINVAL;
+        else
+            m->vm->x2apic_api_flags |= (uint32_t)e->args[0];
+        break;
+    case KVM_CAP_EXIT_ON_EMULATION_FAILURE:
+        /* The engine always leaves with the instruction's bytes; it never turns what it cannot do into the guest's #UD. */
+        r = e->args[0] & ~1ull ? -EINVAL : 0;
+        break;
+    default:
+        r = -EINVAL;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return r;
+}
+
+int kvm_capability_enable_vcpu(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    (void)c;
+    (void)a;
+    return -EINVAL; /* none of those offered is enabled on a vCPU */
+}

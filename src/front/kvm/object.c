@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What stands behind fds. A VM lives while its fd's object or that of one of its vCPUs does; a vCPU stays with its VM even when its fd is closed. The fds are
+ * memfds, so mmap, dup, poll and close are the kernel's business. Reference counts are atomic; creation of vCPUs is under kvm_vm.lock.
+ */
+#include <assert.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/memfd.h"
+#include "core/coalesced.h"
+#include "core/parts.h"
+#include "core/time.h"
+#include "front/kvm/front_priv.h"
+
+static struct kvm_object *object_create(enum kvm_fd_kind kind)
+{
+    struct kvm_object *o = calloc(1, sizeof(*o));
+    if (o) {
+        o->kind = kind;
+        o->refs = 1;
+    }
+    return o;
+}
+
+int kvm_object_open(struct kvm_object **out)
+{
+    struct kvm_object *o = object_create(KVM_FD_DEVICE);
+    if (!o)
+        return -ENOMEM;
+    int fd = memfd_create_sealed("kvm", 0);
+    if (fd < 0) {
+        free(o);
+        return fd;
+    }
+    *out = o;
+    return fd;
+}
+
+/* The run page of a vCPU, in a memfd of its own: the fd, or -errno. */
+static int run_create(struct kvm_run **out)
+{
+    hva_t page;
+    int fd = memfd_create_sealed("kvm-vcpu", KVM_RUN_PAGES * PAGE_BYTES);
+    if (fd < 0)
+        return fd;
+    int r = memfd_map(fd, 0, KVM_RUN_PAGES * PAGE_BYTES, &page);
+    if (r) {
+        close(fd);
+        return r;
+    }
+    *out = (struct kvm_run *)page;
+    return fd;
+}
+
+static void run_destroy(struct kvm_run *run, int fd)
+{
+    munmap(run, KVM_RUN_PAGES * PAGE_BYTES);
+    if (fd >= 0)
+        close(fd);
+}
+
+static void vm_release(struct kvm_vm *m)
+{
+    if (atomic_fetch_sub(&m->refs, 1) != 1)
+        return;
+    int fd = m->vm->fd;
+    vm_put(m->vm);
+    /* Core's vCPUs are gone: nobody looks at immediate_exit or the ring any more. */
+    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+        if (m->vcpu[i]) {
+            run_destroy(m->vcpu[i]->run, -1);
+            free(m->vcpu[i]);
+        }
+    }
+    if (m->first_run)
+        run_destroy(m->first_run, m->first_run_fd);
+    kvm_memory_fini(m);
+    if (fd >= 0)
+        close(fd);
+    pthread_mutex_destroy(&m->lock);
+    free(m);
+}
+
+void kvm_object_get(struct kvm_object *o)
+{
+    atomic_fetch_add(&o->refs, 1);
+}
+
+void kvm_object_put(struct kvm_object *o)
+{
+    if (atomic_fetch_sub(&o->refs, 1) != 1)
+        return;
+    if (o->kind == KVM_FD_VCPU)
+        vcpu_destroy(o->vcpu->v);
+    if (o->vm)
+        vm_release(o->vm);
+    free(o);
+}
+
+int kvm_object_private_fd(const struct kvm_object *o)
+{
+    return o->kind == KVM_FD_VM ? o->vm->vm->fd : -1;
+}
+
+bool kvm_object_is_mappable(const struct kvm_object *o)
+{
+    return o->kind != KVM_FD_DEVICE;
+}
+
+/*
+ * One ring of coalesced writes for a VM, but a page of one file cannot be part of another: it is the first vCPU's, the one that clients look at. As zones may
+ * come before any vCPU, that one's pages are made with the VM.
+ */
+static int first_run_create(struct kvm_vm *m)
+{
+    m->first_run_fd = run_create(&m->first_run);
+    if (m->first_run_fd < 0)
+        return m->first_run_fd;
+    int r = coalesced_set_ring(m->vm, (void *)((uint8_t *)m->first_run + KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE_BYTES));
+    if (r)
+        run_destroy(m->first_run, m->first_run_fd);
+    return r;
+}
+
+static int vm_alloc(struct kvm_vm **out)
+{
+    const struct vm_parts *parts = vm_parts();
+    if (!parts->engine)
+        return -ENODEV;
+    struct kvm_vm *m = calloc(1, sizeof(*m));
+    if (!m)
+        return -ENOMEM;
+    int r = vm_create(parts->engine, parts->chip, &m->vm);
+    if (r) {
+        free(m);
+        return r;
+    }
+    r = first_run_create(m);
+    if (r) {
+        vm_put(m->vm);
+        free(m);
+        return r;
+    }
+    m->refs = 1;
+    pthread_mutex_init(&m->lock, NULL);
+    *out = m;
+    return 0;
+}
+
+int kvm_object_create_vm(struct kvm_object **out)
+{
+    struct kvm_object *o = object_create(KVM_FD_VM);
+    if (!o)
+        return -ENOMEM;
+    int r = vm_alloc(&o->vm);
+    if (r)
+        goto fail_object;
+    int fd = r = memfd_create_growing("kvm-vm", 0);
+    if (fd < 0)
+        goto fail_vm;
+    /* The client may close its fd while a vCPU still lives: the file stays reachable for other processes through ours. */
+    o->vm->vm->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (o->vm->vm->fd < 0) {
+        r = -errno;
+        close(fd);
+        goto fail_vm;
+    }
+    *out = o;
+    return fd;
+
+fail_vm:
+    o->vm->vm->fd = -1;
+    vm_release(o->vm);
+fail_object:
+    free(o);
+    return r;
+}
+
+static int vcpu_attach(struct kvm_vm *m, uint32_t id, struct kvm_vcpu *c)
+{
+    struct vcpu *v;
+    int r = vcpu_create(m->vm, id, &v);
+    if (r)
+        return r;
+    c->v = v;
+    c->owner = m;
+    v->client = c;
+    v->immediate_exit = &c->run->immediate_exit;
+    if (m->default_tsc_khz)
+        vcpu_set_tsc_khz(v, m->default_tsc_khz);
+    c->run->cr8 = vcpu_cr8_get(v);
+    c->run->apic_base = v->cpu.apic_base;
+    m->vcpu[id] = c;
+    m->n_vcpus++;
+    return 0;
+}
+
+int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out)
+{
+    if (id >= VM_VCPUS_MAX)
+        return -EINVAL;
+    if (m->vcpu[id])
+        return -EEXIST;
+    struct kvm_object *o = object_create(KVM_FD_VCPU);
+    struct kvm_vcpu *c = calloc(1, sizeof(*c));
+    int r = -ENOMEM;
+    if (!o || !c)
+        goto fail;
+    int fd = m->first_run_fd;
+    if (m->first_run)
+        c->run = m->first_run;
+    else
+        fd = r = run_create(&c->run);
+    if (fd < 0)
+        goto fail;
+    r = vcpu_attach(m, id, c);
+    if (r) {
+        if (c->run != m->first_run)
+            run_destroy(c->run, fd);
+        goto fail;
+    }
+    m->first_run = NULL;
+    atomic_fetch_add(&m->refs, 1);
+    o->vm = m;
+    o->vcpu = c;
+    *out = o;
+    return fd;
+
+fail:
+    free(c);
+    free(o);
+    return r;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Segments, descriptor tables and control registers, in the form of KVM_SET_SREGS and SREGS2. Everything is checked before anything is set. vcpu.lock is held.
+ */
+#include <string.h>
+
+#include "base/host.h"
+#include "front/kvm/front_priv.h"
+
+#define CR4_ALWAYS (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
+#define EFER_KNOWN ((uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR))
+
+_Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == offsetof(struct kvm_sregs2, flags), "the two share everything before");
+
+static void segment_to_kvm(struct kvm_segment *out, const struct segment *in)
+{
+    *out = (struct kvm_segment){
+        .base = in->base,
+        .limit = in->limit,
+        .selector = in->selector,
+        .type = in->type,
+        .present = in->present,
+        .dpl = in->dpl,
+        .db = in->db,
+        .s = in->s,
+        .l = in->l,
+        .g = in->g,
+        .avl = in->avl,
+        .unusable = in->unusable,
+    };
+}
+
+static void segment_from_kvm(struct segment *out, const struct kvm_segment *in)
+{
+    *out = (struct segment){
+        .base = in->base,
+        .limit = in->limit,
+        .selector = in->selector,
+        .type = in->type & 0xf,
+        .present = in->present && !in->unusable,
+        .dpl = in->dpl & 3,
+        .db = in->db & 1,
+        .s = in->s & 1,
+        .l = in->l & 1,
+        .g = in->g & 1,
+        .avl = in->avl & 1,
+        .unusable = in->unusable || !in->present,
+    };
+}
+
+static void common_get(struct kvm_vcpu *c, struct kvm_sregs *out)
+{
+    const struct cpu_state *cpu = &c->v->cpu;
+    memset(out, 0, sizeof(*out));
+    segment_to_kvm(&out->cs, &cpu->seg[SEG_CS]);
+    segment_to_kvm(&out->ds, &cpu->seg[SEG_DS]);
+    segment_to_kvm(&out->es, &cpu->seg[SEG_ES]);
+    segment_to_kvm(&out->fs, &cpu->seg[SEG_FS]);
+    segment_to_kvm(&out->gs, &cpu->seg[SEG_GS]);
+    segment_to_kvm(&out->ss, &cpu->seg[SEG_SS]);
+    segment_to_kvm(&out->tr, &cpu->tr);
+    segment_to_kvm(&out->ldt, &cpu->ldtr);
+    out->gdt = (struct kvm_dtable){ .base = cpu->gdtr.base, .limit = cpu->gdtr.limit };
+    out->idt = (struct kvm_dtable){ .base = cpu->idtr.base, .limit = cpu->idtr.limit };
+    out->cr0 = cpu->cr0;
+    out->cr2 = cpu->cr2;
+    out->cr3 = cpu->cr3;
+    out->cr4 = cpu->cr4;
+    out->cr8 = vcpu_cr8_get(c->v);
+    out->efer = cpu->efer;
+    out->apic_base = cpu->apic_base;
+}
+
+void kvm_sregs_get(struct kvm_vcpu *c, struct kvm_sregs *out)
+{
+    const struct vcpu_events *ev = &c->v->ev;
+    common_get(c, out);
+    if (ev->interrupt.injected && !ev->interrupt.soft)
+        out->interrupt_bitmap[ev->interrupt.vector / 64] |= 1ull << (ev->interrupt.vector % 64);
+}
+
+/* CR4 bits that need a feature of the guest's CPUID. */
+static uint64_t cr4_allowed(const struct vcpu *v)
+{
+    static const struct {
+        uint32_t bit, leaf;
+        uint8_t reg, shift;
+    } needs[] = {
+        { CR4_UMIP, 7, 2, 2 },  { CR4_LA57, 7, 2, 16 }, { CR4_FSGSBASE, 7, 1, 0 }, { CR4_PCIDE, 1, 2, 17 },
+        { CR4_OSXSAVE, 1, 2, 26 }, { CR4_SMEP, 7, 1, 7 },  { CR4_SMAP, 7, 1, 20 },    { CR4_PKE, 7, 2, 3 },
+    };
+    uint64_t allowed = CR4_ALWAYS;
+    for (unsigned i = 0; i < sizeof(needs) / sizeof(needs[0]); i++)
+        if (vcpu_cpuid_has(v, needs[i].leaf, 0, needs[i].reg, needs[i].shift))
+            allowed |= needs[i].bit;
+    return allowed;
+}
+
+/* Combinations that no processor can be in. */
+static bool sregs_valid(const struct vcpu *v, const struct kvm_sregs *s)
+{
+    bool is_long = (s->efer & EFER_LME) && (s->cr0 & CR0_PG);
+    if (is_long && (!(s->cr4 & CR4_PAE) || !(s->efer & EFER_LMA) || s->cr3 >> host_facts()->phys_bits))
+        return false;
+    if (!is_long && ((s->efer & EFER_LMA) || s->cs.l))
+        return false;
+    if (s->cr0 >> 32 || ((s->cr0 & CR0_PG) && !(s->cr0 & CR0_PE)) || ((s->cr0 & CR0_NW) && !(s->cr0 & CR0_CD)))
+        return false;
+    if ((s->apic_base & APIC_BASE_X2APIC) && !vcpu_cpuid_has(v, 1, 0, 2, 21))
+        return false;
+    return !(s->cr4 & ~cr4_allowed(v));
+}
+
+static bool is_pae_paging(const struct cpu_state *cpu)
+{
+    return (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA);
+}
+
+static void segments_set(struct cpu_state *cpu, const struct kvm_sregs *in)
+{
+    segment_from_kvm(&cpu->seg[SEG_CS], &in->cs);
+    segment_from_kvm(&cpu->seg[SEG_DS], &in->ds);
+    segment_from_kvm(&cpu->seg[SEG_ES], &in->es);
+    segment_from_kvm(&cpu->seg[SEG_FS], &in->fs);
+    segment_from_kvm(&cpu->seg[SEG_GS], &in->gs);
+    segment_from_kvm(&cpu->seg[SEG_SS], &in->ss);
+    segment_from_kvm(&cpu->tr, &in->tr);
+    segment_from_kvm(&cpu->ldtr, &in->ldt);
+    cpu->gdtr = (struct desc_table){ .base = in->gdt.base, .limit = in->gdt.limit };
+    cpu->idtr = (struct desc_table){ .base = in->idt.base, .limit = in->idt.limit };
+}
+
+/* Everything but pending interrupts and PAE's page-directory pointers. */
+static int common_set(struct kvm_vcpu *c, const struct kvm_sregs *in)
+{
+    struct vcpu *v = c->v;
+    struct cpu_state *cpu = &v->cpu;
+    if (!sregs_valid(v, in))
+        return -EINVAL;
+    if (in->apic_base != cpu->apic_base && vcpu_msr_write(v, MSR_APIC_BASE, in->apic_base, true))
+        return -EINVAL;
+    segments_set(cpu, in);
+    cpu->cr0 = in->cr0 | CR0_ET;
+    cpu->cr2 = in->cr2;
+    cpu->cr3 = in->cr3;
+    cpu->cr4 = in->cr4;
+    cpu->efer = in->efer & EFER_KNOWN;
+    if (in->cr8 < 16)
+        vcpu_cr8_set(v, in->cr8);
+    /* A client that resets the boot CPU by its registers alone expects it to leave HLT. */
+    if (v->id == v->vm->boot_cpu_id && cpu->rip == 0xfff0 && in->cs.selector == 0xf000 && !(in->cr0 & CR0_PE))
+        v->mp_state = MP_RUNNABLE;
+    return 0;
+}
+
+static void pdpte_load(struct kvm_vcpu *c)
+{
+    struct cpu_state *cpu = &c->v->cpu;
+    uint64_t pdpte[4];
+    if (is_pae_paging(cpu) && !vm_read(c->v->vm, cpu->cr3 & 0xffffffe0u, pdpte, sizeof(pdpte)))
+        memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
+}
+
+int kvm_sregs_set(struct kvm_vcpu *c, const struct kvm_sregs *in)
+{
+    int r = common_set(c, in);
+    if (r)
+        return r;
+    pdpte_load(c);
+    for (unsigned i = 0; i < KVM_NR_INTERRUPTS; i++) {
+        if (in->interrupt_bitmap[i / 64] >> (i % 64) & 1) {
+            c->v->ev.interrupt.injected = true;
+            c->v->ev.interrupt.soft = false;
+            c->v->ev.interrupt.vector = (uint8_t)i;
+            break;
+        }
+    }
+    vcpu_request(c->v, VREQ_EVENT);
+    kvm_state_changed(c);
+    return 0;
+}
+
+int kvm_sregs_handle_get(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    kvm_sregs_get(c, a->data);
+    return 0;
+}
+
+int kvm_sregs_handle_set(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    return kvm_sregs_set(c, a->data);
+}
+
+int kvm_sregs_handle_get2(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    struct kvm_sregs2 *out = a->data;
+    struct kvm_sregs s;
+    common_get(c, &s);
+    memset(out, 0, sizeof(*out));
+    memcpy(out, &s, offsetof(struct kvm_sregs2, flags));
+    if (is_pae_paging(&c->v->cpu)) {
+        out->flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
+        memcpy(out->pdptrs, c->v->cpu.pdpte, sizeof(out->pdptrs));
+    }
+    return 0;
+}
+
+int kvm_sregs_handle_set2(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    const struct kvm_sregs2 *in = a->data;
+    struct kvm_sregs s = { 0 };
+    bool has_pdptrs = in->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID;
+    bool is_pae = (in->cr0 & CR0_PG) && (in->cr4 & CR4_PAE) && !(in->efer & EFER_LMA);
+    if (in->flags & ~(uint64_t)KVM_SREGS2_FLAGS_PDPTRS_VALID || (has_pdptrs && !is_pae))
+        return -EINVAL;
+    memcpy(&s, in, offsetof(struct kvm_sregs2, flags));
+    int r = common_set(c, &s);
+    if (r)
+        return r;
+    if (has_pdptrs)
+        memcpy(c->v->cpu.pdpte, in->pdptrs, sizeof(in->pdptrs));
+    else
+        pdpte_load(c);
+    vcpu_request(c->v, VREQ_EVENT);
+    kvm_state_changed(c);
+    return 0;
+}

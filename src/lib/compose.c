@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The composition root: the one place that knows which engine and which chips there are. Runs when the library or program is loaded, before any VM.
+ */
+#include "base/log.h"
+#include "chip/pc.h"
+#include "core/parts.h"
+#include "engine/soft/soft.h"
+#include "vitrine/vitrine.h"
+
+__attribute__((constructor)) static void compose(void)
+{
+    log_init_from_env();
+    vm_parts_set(&soft_engine_ops, &pc_chip_ops);
+}
+
+const char *vitrine_version(void)
+{
+    return VITRINE_VERSION;
+}

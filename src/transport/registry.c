@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The registry: an array indexed by fd under a read-write lock, one object reference per entry. Objects are dropped with the lock released, since the end of
+ * a VM takes time and threads.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "front/kvm/front.h"
+#include "transport/registry.h"
+
+struct entry {
+    struct kvm_object *object; /* NULL: the fd is not ours */
+    dev_t dev;
+    ino_t ino;
+};
+
+static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
+static struct entry *entries;
+static unsigned n_entries;
+
+static bool entry_holds(const struct entry *e, const struct stat *st)
+{
+    return e->object && e->dev == st->st_dev && e->ino == st->st_ino;
+}
+
+/* True if fd is open and still the entry's file. */
+static bool entry_is_live(int fd, const struct entry *e)
+{
+    struct stat st;
+    return !fstat(fd, &st) && entry_holds(e, &st);
+}
+
+static int grow_locked(unsigned fd)
+{
+    if (fd < n_entries)
+        return 0;
+    unsigned n = (fd + 64) & ~63u;
+    struct entry *grown = realloc(entries, n * sizeof(*grown));
+    if (!grown)
+        return -ENOMEM;
+    memset(grown + n_entries, 0, (n - n_entries) * sizeof(*grown));
+    entries = grown;
+    n_entries = n;
+    return 0;
+}
+
+/* Returns what stood there before, for the caller to drop. */
+static struct kvm_object *put_locked(unsigned fd, struct kvm_object *o, const struct stat *st)
+{
+    struct kvm_object *stale = entries[fd].object;
+    entries[fd] = (struct entry){ .object = o, .dev = st->st_dev, .ino = st->st_ino };
+    return stale;
+}
+
+int registry_add(int fd, struct kvm_object *o)
+{
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st))
+        return -EBADF;
+    struct kvm_object *stale = NULL;
+    pthread_rwlock_wrlock(&lock);
+    int r = grow_locked((unsigned)fd);
+    if (!r)
+        stale = put_locked((unsigned)fd, o, &st);
+    pthread_rwlock_unlock(&lock);
+    if (stale)
+        kvm_object_put(stale);
+    return r;
+}
+
+/* An fd that is not known by number: perhaps a duplicate, or a number that was reused. */
+static struct kvm_object *find_by_file(unsigned fd, const struct stat *st)
+{
+    struct kvm_object *found = NULL, *stale = NULL;
+    pthread_rwlock_wrlock(&lock);
+    for (unsigned i = 0; i < n_entries && !found; i++)
+        if (entry_holds(&entries[i], st))
+            found = entries[i].object;
+    if (found && !grow_locked(fd)) {
+        kvm_object_get(found);
+        stale = put_locked(fd, found, st);
+    } else if (!found && fd < n_entries) {
+        stale = entries[fd].object;
+        entries[fd].object = NULL;
+    }
+    if (found)
+        kvm_object_get(found);
+    pthread_rwlock_unlock(&lock);
+    if (stale)
+        kvm_object_put(stale);
+    return found;
+}
+
+struct kvm_object *registry_find(int fd, bool is_trusting)
+{
+    struct kvm_object *o = NULL;
+    struct stat st = { 0 };
+    if (fd < 0)
+        return NULL;
+    if (!is_trusting && fstat(fd, &st))
+        return NULL;
+    pthread_rwlock_rdlock(&lock);
+    if ((unsigned)fd < n_entries && (is_trusting || entry_holds(&entries[fd], &st)))
+        o = entries[fd].object;
+    if (o)
+        kvm_object_get(o);
+    pthread_rwlock_unlock(&lock);
+    if (o)
+        return o;
+    if (is_trusting && fstat(fd, &st))
+        return NULL;
+    return find_by_file((unsigned)fd, &st);
+}
+
+/* Another fd of the object that is open now, or -1. Forgets those whose number no longer is the object's; *n_gone says how many references that frees. */
+static int other_fd_locked(struct kvm_object *o, unsigned *n_gone)
+{
+    int other = -1;
+    for (unsigned i = 0; i < n_entries; i++) {
+        if (entries[i].object != o)
+            continue;
+        if (entry_is_live((int)i, &entries[i])) {
+            other = (int)i;
+        } else {
+            entries[i].object = NULL;
+            ++*n_gone;
+        }
+    }
+    return other;
+}
+
+/* A duplicate that we were never told of. The object's own fd on the same file does not count. */
+static int unseen_fd(const struct kvm_object *o, const struct stat *want)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int found = -1, own = kvm_object_private_fd(o);
+    if (!dir)
+        return -1;
+    for (struct dirent *d; found < 0 && (d = readdir(dir));) {
+        struct stat st;
+        int fd = atoi(d->d_name);
+        if (d->d_name[0] != '.' && fd != own && fd != dirfd(dir) && !fstat(fd, &st) && st.st_dev == want->st_dev && st.st_ino == want->st_ino)
+            found = fd;
+    }
+    closedir(dir);
+    return found;
+}
+
+int registry_close(int fd)
+{
+    struct stat st;
+    struct kvm_object *o = registry_find(fd, false);
+    if (!o)
+        return -EBADF;
+    unsigned n_drop = 1; /* registry_find's */
+    int r = fstat(fd, &st) ? -errno : 0;
+    pthread_rwlock_wrlock(&lock);
+    if ((unsigned)fd < n_entries && entries[fd].object == o) {
+        entries[fd].object = NULL;
+        n_drop++;
+    }
+    if (!r && close(fd))
+        r = -errno;
+    if (!r && other_fd_locked(o, &n_drop) < 0) {
+        int unseen = unseen_fd(o, &st);
+        if (unseen >= 0 && !grow_locked((unsigned)unseen)) {
+            struct kvm_object *stale = put_locked((unsigned)unseen, o, &st);
+            kvm_object_get(o);
+            if (stale == o)
+                n_drop++;
+            else if (stale)
+                kvm_object_put(stale);
+        }
+    }
+    pthread_rwlock_unlock(&lock);
+    while (n_drop--)
+        kvm_object_put(o);
+    return r;
+}

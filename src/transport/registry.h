@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which fds of this process stand for which objects. An fd is known by number, and proved by the file behind it (device and inode): a client may have closed
+ * or replaced it without our seeing. Duplicates made by the client are found by their file. Any thread.
+ */
+#ifndef VITRINE_TRANSPORT_REGISTRY_H
+#define VITRINE_TRANSPORT_REGISTRY_H
+
+#include "base/types.h"
+
+struct kvm_object;
+
+/* Takes over the caller's reference. -EBADF, -ENOMEM: then the reference is the caller's still. */
+int registry_add(int fd, struct kvm_object *o);
+/* The object behind fd with a reference for the caller, or NULL. is_trusting: believe the number alone, without a system call. */
+struct kvm_object *registry_find(int fd, bool is_trusting);
+/* Closes the fd and drops its reference; if the object has another fd that we had not seen yet, that one keeps it. 0, -EBADF, or close's error. */
+int registry_close(int fd);
+
+#endif

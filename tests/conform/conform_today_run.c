@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Running guests with today's calls: memory that changes under the guest, read-only memory, immediate_exit, guest debugging, NMI, MSR exits, two vCPUs.
+ */
+#include "tests/conform/machine_today.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+PAYLOAD(out);
+PAYLOAD(in);
+PAYLOAD(steps);
+PAYLOAD(loop);
+PAYLOAD(touch);
+PAYLOAD(alias);
+PAYLOAD(interrupt);
+#define LOAD(name) machine_load(&m, p, payload_##name, PAYLOAD_BYTES(name))
+
+static void exits(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(out);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.direction, KVM_EXIT_IO_OUT);
+    CHECK_EQ(m.run->io.port, 0x3f8);
+    RUN_TO(KVM_EXIT_IO);
+    RUN_TO(KVM_EXIT_IO);
+    RUN_TO(KVM_EXIT_HLT);
+}
+
+static void immediate_exit(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(in);
+    m.run->immediate_exit = 1;
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(machine_regs(&m, p).rip, CODE_AT);
+    m.run->immediate_exit = 0;
+    RUN_TO(KVM_EXIT_IO);
+    ((uint8_t *)m.run)[m.run->io.data_offset] = 0x5a;
+    /* Completes the IN and enters no guest code. */
+    m.run->immediate_exit = 1;
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    struct kvm_regs r = machine_regs(&m, p);
+    CHECK_EQ(r.rip, CODE_AT + 4);
+    CHECK_EQ(r.rax & 0xff, 0x5a);
+    CHECK_EQ(m.ram[DATA_AT], 0);
+    m.run->immediate_exit = 0;
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.ram[DATA_AT], 0x5a);
+}
+
+/* A slot deleted is a hole; added elsewhere it is memory again, with its contents. */
+static void slots_change(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    uint8_t *more = pages_of_client(0x10000);
+    machine_set_slot(&m, p, 1, 0, 0x90000, 0x10000, more);
+    more[0] = 0x21;
+    LOAD(alias);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rbx & 0xff, 0x21);
+    CHECK_EQ(more[1], 0x77);
+    machine_set_slot(&m, p, 1, 0, 0x90000, 0, more);
+    LOAD(alias);
+    RUN_TO(KVM_EXIT_MMIO);
+    CHECK_EQ(m.run->mmio.phys_addr, 0x90000);
+    m.run->mmio.data[0] = 0x99;
+    RUN_TO(KVM_EXIT_MMIO);
+    CHECK_EQ(m.run->mmio.is_write, 1);
+    CHECK_EQ(m.run->mmio.phys_addr, 0x90001);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rbx & 0xff, 0x99);
+    more[0] = 0x22;
+    machine_set_slot(&m, p, 1, 0, 0x90000, 0x10000, more);
+    LOAD(alias);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rbx & 0xff, 0x22);
+}
+
+/* What the client maps at userspace_addr while the slot stands is the guest's memory at once. */
+static void client_maps_anew(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    uint8_t *more = pages_of_client(0x10000);
+    machine_set_slot(&m, p, 1, 0, 0x90000, 0x10000, more);
+    more[0] = 0x21;
+    LOAD(alias);
+    RUN_TO(KVM_EXIT_HLT);
+    REQUIRE(mmap(more, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == more);
+    more[0] = 0x31;
+    LOAD(alias);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rbx & 0xff, 0x31);
+    CHECK_EQ(more[1], 0x77);
+}
+
+static void readonly_slot(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_READONLY_MEM);
+    uint8_t *more = pages_of_client(0x10000);
+    machine_set_slot(&m, p, 1, KVM_MEM_READONLY, 0x90000, 0x10000, more);
+    more[0] = 0x42;
+    LOAD(alias);
+    RUN_TO(KVM_EXIT_MMIO);
+    CHECK_EQ(m.run->mmio.is_write, 1);
+    CHECK_EQ(m.run->mmio.phys_addr, 0x90001);
+    CHECK_EQ(m.run->mmio.data[0], 0x77);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rbx & 0xff, 0x42);
+    CHECK_EQ(more[1], 0);
+}
+
+static void dirty_log_today(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    machine_set_slot(&m, p, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, RAM_BYTES, m.ram);
+    uint64_t bits[2];
+    struct kvm_dirty_log log = { .slot = 0, .dirty_bitmap = bits };
+    LOAD(touch);
+    const uint16_t pages[] = { 0x20, 0x7e, 0 };
+    memcpy(m.ram + DATA_AT, pages, sizeof pages);
+    RUN_TO(KVM_EXIT_HLT);
+    CALL(m.vm, KVM_GET_DIRTY_LOG, &log);
+    CHECK_EQ(bits[0] & ~7ull, 1ull << 0x20);
+    CHECK_EQ(bits[1], 1ull << 0x3e);
+    CALL(m.vm, KVM_GET_DIRTY_LOG, &log);
+    CHECK_EQ(bits[0], 0);
+    CHECK_EQ(bits[1], 0);
+}
+
+static void guest_debug(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_SET_GUEST_DEBUG);
+    LOAD(steps);
+    struct kvm_guest_debug d = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP };
+    CALL(m.vcpu, KVM_SET_GUEST_DEBUG, &d);
+    const unsigned at[] = { 3, 6, 8, 11, 12 };
+    for (unsigned i = 0; i < 5; i++) {
+        RUN_TO(KVM_EXIT_DEBUG);
+        CHECK_EQ(m.run->debug.arch.exception, 1);
+        CHECK_EQ(m.run->debug.arch.pc, CODE_AT + at[i]);
+        CHECK_EQ(m.run->debug.arch.dr6 & 0x4000, 0x4000);
+    }
+}
+
+static void hardware_breakpoint(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    struct kvm_guest_debug d = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP };
+    d.arch.debugreg[0] = CODE_AT + 8;
+    d.arch.debugreg[7] = 0x402;
+    CALL(m.vcpu, KVM_SET_GUEST_DEBUG, &d);
+    LOAD(steps);
+    RUN_TO(KVM_EXIT_DEBUG);
+    CHECK_EQ(m.run->debug.arch.pc, CODE_AT + 8);
+    CHECK_EQ(m.run->debug.arch.dr6 & 1, 1);
+    d = (struct kvm_guest_debug){ .control = 0 };
+    CALL(m.vcpu, KVM_SET_GUEST_DEBUG, &d);
+    RUN_TO(KVM_EXIT_HLT);
+}
+
+static void software_breakpoint(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(steps);
+    m.ram[CODE_AT + 6] = 0xcc;
+    struct kvm_guest_debug d = { .control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP };
+    CALL(m.vcpu, KVM_SET_GUEST_DEBUG, &d);
+    RUN_TO(KVM_EXIT_DEBUG);
+    CHECK_EQ(m.run->debug.arch.exception, 3);
+    CHECK_EQ(m.run->debug.arch.pc, CODE_AT + 6);
+    CHECK_EQ(machine_regs(&m, p).rip, CODE_AT + 6);
+}
+
+static void nmi(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(interrupt);
+    RUN_TO(KVM_EXIT_IO);
+    memcpy(m.ram + 2 * 4, m.ram + 0x20 * 4, 4); /* vector 2 shares the counting handler */
+    CHECK_ERRNO(m.vcpu, KVM_NMI, 0, 0);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.ram[DATA_AT], 1);
+    RUN_TO(KVM_EXIT_HLT);
+}
+
+static void *stop_after(void *flag)
+{
+    const struct timespec pause = { 0, 50000000 };
+    nanosleep(&pause, NULL);
+    *(volatile uint8_t *)flag = 0xf4; /* HLT over the loop */
+    return NULL;
+}
+
+/* Without paging a translation may be used again only after each return to the client: a signal is one. */
+static void client_changes_running_code(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(loop);
+    pthread_t writer;
+    struct sigaction action = { .sa_handler = SIG_IGN };
+    sigaction(SIGALRM, &action, NULL);
+    REQUIRE(pthread_create(&writer, NULL, stop_after, m.ram + CODE_AT) == 0);
+    pthread_join(writer, NULL);
+    RUN_TO(KVM_EXIT_HLT);
+}
+
+struct runner {
+    const struct peer *p;
+    int vcpu;
+    pthread_t thread;
+    int result, error;
+};
+
+static void do_nothing(int number)
+{
+    (void)number;
+}
+
+static void *run_second(void *arg)
+{
+    struct runner *r = arg;
+    r->result = r->p->port->ioctl(r->vcpu, KVM_RUN, 0);
+    r->error = errno;
+    return NULL;
+}
+
+/* The second vCPU waits for SIPI inside KVM_RUN; INIT and SIPI by MSI-free means: its MP state is set by the client. A signal ends the wait. */
+static void second_vcpu_waits(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, WITH_IRQCHIP);
+    struct kvm_run *run;
+    struct runner r = { .p = p, .vcpu = machine_add_vcpu(&m, p, 1, &run) };
+    struct sigaction action = { .sa_handler = do_nothing };
+    sigaction(SIGUSR1, &action, NULL);
+    REQUIRE(pthread_create(&r.thread, NULL, run_second, &r) == 0);
+    usleep(50000);
+    pthread_kill(r.thread, SIGUSR1);
+    pthread_join(r.thread, NULL);
+    CHECK_EQ(r.result, -1);
+    CHECK_EQ(r.error, EINTR);
+}
+
+/* A call on a running vCPU from another thread waits until KVM_RUN returns. */
+static void *get_regs_later(void *arg)
+{
+    struct runner *r = arg;
+    struct kvm_regs regs;
+    struct timespec before, after;
+    usleep(20000);
+    clock_gettime(CLOCK_MONOTONIC, &before);
+    r->result = r->p->port->ioctl(r->vcpu, KVM_GET_REGS, &regs);
+    clock_gettime(CLOCK_MONOTONIC, &after);
+    r->error = (int)((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000);
+    return NULL;
+}
+
+static void *signal_later(void *thread)
+{
+    usleep(150000);
+    pthread_kill(*(pthread_t *)thread, SIGUSR1);
+    return NULL;
+}
+
+static void calls_wait_for_run(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(loop);
+    struct sigaction action = { .sa_handler = do_nothing };
+    sigaction(SIGUSR1, &action, NULL);
+    struct runner r = { .p = p, .vcpu = m.vcpu };
+    pthread_t self = pthread_self(), signaller;
+    sigset_t usr1;
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    REQUIRE(pthread_create(&r.thread, NULL, get_regs_later, &r) == 0);
+    REQUIRE(pthread_create(&signaller, NULL, signal_later, &self) == 0);
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    pthread_join(r.thread, NULL);
+    pthread_join(signaller, NULL);
+    CHECK_EQ(r.result, 0);
+    CHECK(r.error >= 80); /* milliseconds waited */
+}
+
+const struct conform_case cases_today_run[] = {
+    { "exits", exits },
+    { "immediate_exit", immediate_exit },
+    { "slots_change", slots_change },
+    { "client_maps_anew", client_maps_anew },
+    { "readonly_slot", readonly_slot },
+    { "dirty_log_today", dirty_log_today },
+    { "guest_debug", guest_debug },
+    { "hardware_breakpoint", hardware_breakpoint },
+    { "software_breakpoint", software_breakpoint },
+    { "nmi", nmi },
+    { "client_changes_code_before_run", client_changes_running_code },
+    { "second_vcpu_waits", second_vcpu_waits },
+    { "calls_wait_for_run", calls_wait_for_run },
+};
+const size_t n_cases_today_run = sizeof cases_today_run / sizeof *cases_today_run;
