@@ -141,6 +141,7 @@ static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_be
     if (s == STEP_NEXT_EXIT && v->exit.kind == EXIT_HLT && v->lapic) {
         atomic_store(&v->mp_state, MP_HALTED);
         atomic_store(&v->exit_req, 1);
+        v->exit.kind = EXIT_NONE;
         return STEP_NEXT;
     }
     if (sv->is_irq_waiting && (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow)
