@@ -29,8 +29,8 @@ int vitrine_open(const char *node);
 
 /*
  * As ioctl(2) on an fd that vitrine_open or vitrine_ioctl returned, or a duplicate of one. request and arg are those of the Linux header <linux/kvm.h>, or of
- * the KVM header of Linux 2.6.20. A number as argument is passed as (void *)number. -1 and errno: EBADF fd is not ours, EINVAL or ENOTTY unknown request, EFAULT
- * arg is no address, EINTR KVM_RUN ended by a signal or immediate_exit; others as the kernel's documentation of the call says.
+ * the KVM header of Linux 2.6.20. A number as argument is passed as (void *)number. -1 and errno: EBADF fd is not ours, EINVAL or ENOTTY unknown request,
+ * EFAULT arg is no address, EINTR KVM_RUN ended by a signal or immediate_exit; others as the kernel's documentation of the call says.
  */
 int vitrine_ioctl(int fd, unsigned long request, void *arg);
 

@@ -151,7 +151,7 @@ static void page_begin(struct soft_vcpu *sv, struct code_page *p)
     } else {
         tlb_drop_write(sv, p->host_page);
     }
-    light_copy(p->copy, (const void *)p->host_page, PAGE_BYTES);
+    p->covered = 0;
 }
 
 struct code_page *cache_page_make(struct soft_vcpu *sv, uint64_t host_page)
@@ -302,30 +302,57 @@ void cache_invalidate(struct soft_vm *svm, struct code_page *page, unsigned offs
             }
         }
     }
-    if (!has_blocks)
+    if (!has_blocks) {
+        page->covered = 0;
         atomic_store(&page->has_code, false);
+    }
 }
 
-static bool page_differs(const struct code_page *p)
+#define LINE_BYTES 64u
+
+static bool line_differs(const struct code_page *p, unsigned line)
 {
-    const uint64_t *now = (const uint64_t *)p->host_page, *then = (const uint64_t *)(const void *)p->copy;
-    for (unsigned i = 0; i < PAGE_BYTES / 8; i++)
+    const uint64_t *now = (const uint64_t *)(p->host_page + line * LINE_BYTES), *then = (const uint64_t *)(const void *)(p->copy + line * LINE_BYTES);
+    for (unsigned i = 0; i < LINE_BYTES / 8; i++)
         if (now[i] != then[i])
             return true;
     return false;
 }
 
-void cache_page_refresh(struct soft_vm *svm, struct code_page *p)
+static bool page_differs(const struct code_page *p)
 {
-    const uint64_t *now = (const uint64_t *)p->host_page;
-    uint64_t *then = (uint64_t *)(void *)p->copy;
-    for (unsigned i = 0; i < PAGE_BYTES / 8; i++) {
+    for (uint64_t left = p->covered; left; left &= left - 1)
+        if (line_differs(p, (unsigned)__builtin_ctzll(left)))
+            return true;
+    return false;
+}
+
+static void line_refresh(struct soft_vm *svm, struct code_page *p, unsigned line)
+{
+    const uint64_t *now = (const uint64_t *)(p->host_page + line * LINE_BYTES);
+    uint64_t *then = (uint64_t *)(void *)(p->copy + line * LINE_BYTES);
+    bool is_covered = p->covered >> line & 1;
+    for (unsigned i = 0; i < LINE_BYTES / 8; i++) {
         uint64_t word = __atomic_load_n(&now[i], __ATOMIC_RELAXED);
         if (then[i] == word)
             continue;
         then[i] = word;
-        cache_invalidate(svm, p, i * 8, 8);
+        if (is_covered)
+            cache_invalidate(svm, p, line * LINE_BYTES + i * 8, 8);
     }
+    p->covered |= 1ull << line;
+}
+
+void cache_page_refresh(struct soft_vm *svm, struct code_page *p, unsigned offset, unsigned bytes)
+{
+    for (unsigned line = offset / LINE_BYTES; line < PAGE_BYTES / LINE_BYTES && line * LINE_BYTES < offset + bytes; line++)
+        line_refresh(svm, p, line);
+}
+
+static void covered_refresh(struct soft_vm *svm, struct code_page *p)
+{
+    for (uint64_t left = p->covered; left; left &= left - 1)
+        line_refresh(svm, p, (unsigned)__builtin_ctzll(left));
 }
 
 bool cache_verify(struct soft_vcpu *sv, const uint8_t *host)
@@ -337,7 +364,7 @@ bool cache_verify(struct soft_vcpu *sv, const uint8_t *host)
     fp_put(sv);
     guest_mode_leave(sv);
     pthread_mutex_lock(&svm->code_lock);
-    cache_page_refresh(svm, p);
+    covered_refresh(svm, p);
     pthread_mutex_unlock(&svm->code_lock);
     guest_mode_enter(sv);
     return true;

@@ -77,13 +77,14 @@ struct block {
     unsigned n_faults, n_insns;
 };
 
-#define CODE_PAGE_BUCKETS 16
+#define CODE_PAGE_BUCKETS 64
 struct code_page {
     uint64_t host_page;
     _Atomic(struct code_page *) next;
     _Atomic bool has_code;
-    _Atomic(struct block *) bucket[CODE_PAGE_BUCKETS]; /* by page_offset / 256 */
-    _Alignas(8) uint8_t copy[PAGE_BYTES];              /* the bytes that its blocks were made from */
+    _Atomic(struct block *) bucket[CODE_PAGE_BUCKETS]; /* by page_offset / 64 */
+    uint64_t covered; /* bit n: some block was made from the bytes n * 64 ..., which `copy` then holds */
+    _Alignas(8) uint8_t copy[PAGE_BYTES];
 };
 
 #define CODE_PAGE_HASH 65536u
@@ -144,8 +145,8 @@ int cache_publish(struct soft_vm *svm, struct block *b);
 void cache_link(struct soft_vm *svm, struct link *l, struct block *to);
 /* Kills the blocks that overlap the bytes. */
 void cache_invalidate(struct soft_vm *svm, struct code_page *page, unsigned offset, unsigned bytes);
-/* Brings the copy up to date and kills the blocks whose bytes changed behind our back (a client's thread wrote them). */
-void cache_page_refresh(struct soft_vm *svm, struct code_page *p);
+/* Brings `bytes` bytes of the copy, in whole 64-byte lines, up to date; kills blocks whose bytes changed behind our back (a client's thread wrote them). */
+void cache_page_refresh(struct soft_vm *svm, struct code_page *p, unsigned offset, unsigned bytes);
 /* No lock held: a page is about to be fetched from anew: kills its blocks if its bytes changed behind our back. */
 bool cache_verify(struct soft_vcpu *sv, const uint8_t *host);           /* true if guest mode was left meanwhile */
 struct block *cache_block_at(struct soft_vm *svm, const uint8_t *exec); /* that contains the host address, or NULL */

@@ -68,6 +68,8 @@ static void decode_run(struct tc *tc)
     while (tc->n < BLOCK_INSNS_MAX) {
         struct tc_insn *ti = &tc->insn[tc->n];
         unsigned avail = PAGE_BYTES - offset;
+        if (avail)
+            cache_page_refresh(tc->svm, tc->page, offset, INSN_MAX_BYTES);
         ti->guest_offset = (uint16_t)(offset - tc->page_offset);
         ti->gva = tc->gva + ti->guest_offset;
         int r = avail ? insn_decode(&ti->in, tc->page->copy + offset, avail, tc->mode_bits) : -EAGAIN;
@@ -382,8 +384,6 @@ struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bo
     tc.block = cache_alloc(svm, sizeof *tc.block);
     if (!tc.page || !tc.block)
         return NULL;
-    cache_page_refresh(svm, tc.page);
-    atomic_store(&tc.page->has_code, true);
     tc.svm = svm;
     tc.key = sv->key;
     tc.mode_bits = sv->mode_bits;
@@ -392,7 +392,11 @@ struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bo
     tc.cs_base = sv->key & KEY_FLAT_CS ? 0 : sv->v.cpu.seg[SEG_CS].base;
     tc.e = svm->cache;
     tc.n = tc.n_faults = tc.n_slow = tc.n_stubs = 0;
-    decode_run(&tc);
+    do {
+        tc.n = 0;
+        cache_page_make(sv, tc.page->host_page); /* again if decoding found the page's last blocks stale: stores to it were free for a moment */
+        decode_run(&tc);
+    } while (!atomic_load(&tc.page->has_code));
     if (tc.n == 1 && tc.insn[0].class == CLASS_EXEC) {
         *is_full = false;
         return NULL;

@@ -6,13 +6,16 @@
 
 #include "front/kvm/front_priv.h"
 
-#define GUEST_DEBUG_FLAGS                                                                                                                                    \
+#define GUEST_DEBUG_FLAGS \
     (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define ONLINE_CPUS (-1) /* replaced by the number of host CPUs */
 
-#define CAP(name, value) { #name, KVM_CAP_##name, value }
+#define CAP(name, value)             \
+    {                                \
+#name, KVM_CAP_##name, value \
+    }
 static const struct kvm_capability capabilities[] = {
     CAP(IRQCHIP, 1),
     CAP(HLT, 1),

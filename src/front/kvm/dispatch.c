@@ -11,9 +11,27 @@
 #define G1 KVM_GENERATION_2007
 #define G2 KVM_GENERATION_TODAY
 #define BOTH (G1 | G2)
-#define DEVICE(req, gen, cap, arg, fn) { KVM_FD_DEVICE, (uint32_t)(req), #req, gen, cap, arg, { .device = fn } }
-#define VM(req, gen, cap, arg, fn) { KVM_FD_VM, (uint32_t)(req), #req, gen, cap, arg, { .vm = fn } }
-#define VCPU(req, gen, cap, arg, fn) { KVM_FD_VCPU, (uint32_t)(req), #req, gen, cap, arg, { .vcpu = fn } }
+#define DEVICE(req, gen, cap, arg, fn)                       \
+    {                                                        \
+        KVM_FD_DEVICE, (uint32_t)(req), #req, gen, cap, arg, \
+        {                                                    \
+            .device = fn                                     \
+        }                                                    \
+    }
+#define VM(req, gen, cap, arg, fn)                       \
+    {                                                    \
+        KVM_FD_VM, (uint32_t)(req), #req, gen, cap, arg, \
+        {                                                \
+            .vm = fn                                     \
+        }                                                \
+    }
+#define VCPU(req, gen, cap, arg, fn)                       \
+    {                                                      \
+        KVM_FD_VCPU, (uint32_t)(req), #req, gen, cap, arg, \
+        {                                                  \
+            .vcpu = fn                                     \
+        }                                                  \
+    }
 #define NONE KVM_ARG_NONE
 #define VALUE KVM_ARG_VALUE
 #define STRUCT KVM_ARG_STRUCT

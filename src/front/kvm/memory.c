@@ -16,19 +16,24 @@ static uint32_t core_flags(uint32_t flags)
     return (flags & KVM_MEM_READONLY ? MEMSLOT_READONLY : 0) | (flags & KVM_MEM_LOG_DIRTY_PAGES ? MEMSLOT_LOG_DIRTY : 0);
 }
 
+static int region_install(struct kvm_vm *m, uint32_t slot, const struct kvm_region *rg)
+{
+    int r = vm_set_memslot(m->vm, slot, core_flags(rg->flags), rg->gpa, rg->bytes, rg->hva);
+    if (!r)
+        m->region[slot] = *rg;
+    return r;
+}
+
 /* Puts `want` (bytes 0: nothing) into slot and core. Aliases show regions by host address, so they leave before and come back after. */
 int kvm_memory_apply(struct kvm_vm *m, uint32_t slot, const struct kvm_region *want)
 {
+    struct kvm_region old = m->region[slot];
     kvm_memory_alias_withdraw(m);
-    int r = vm_set_memslot(m->vm, slot, core_flags(want->flags), want->gpa, want->bytes, want->hva);
-    if (!r)
-        m->region[slot] = *want;
+    int r = region_install(m, slot, want);
     int r2 = kvm_memory_alias_apply(m);
     if (!r && r2) {
-        /* The new region lies under an alias. */
-        struct kvm_region none = { 0 };
-        vm_set_memslot(m->vm, slot, 0, 0, 0, NULL);
-        m->region[slot] = none;
+        /* It would lie under an alias. */
+        region_install(m, slot, &old);
         kvm_memory_alias_apply(m);
     }
     return r ? r : r2;

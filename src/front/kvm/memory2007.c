@@ -13,7 +13,7 @@
 #include "front/kvm/front_priv.h"
 
 #define GPA_LIMIT (1ull << 46) /* what the file's offsets and the process's address space can hold */
-#define ALIAS_CORE_ID(alias, piece) (0x8000u + (alias) * KVM_ALIAS_PIECES + (piece))
+#define ALIAS_CORE_ID(alias, piece) (0x8000u + (alias)*KVM_ALIAS_PIECES + (piece))
 
 /* ---- aliases ------------------------------------------------------------------------------------------------------------------------------ */
 

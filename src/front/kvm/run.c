@@ -158,6 +158,24 @@ static int ended_by_signal(struct kvm_vcpu *c)
     return -EINTR;
 }
 
+/*
+ * The run mask holds during the run. What it unblocks and the client blocks is core's to look for (vcpu_signal_pending); what it blocks is blocked here, except
+ * the signals that the processor raises: the engine lives by them.
+ */
+static int run_with_mask(struct vcpu *v)
+{
+    static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+    if (!v->has_run_mask)
+        return vcpu_run(v);
+    sigset_t block = v->run_mask, old;
+    for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+        sigdelset(&block, own[i]);
+    pthread_sigmask(SIG_BLOCK, &block, &old);
+    int r = vcpu_run(v);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return r;
+}
+
 static int enter(struct kvm_vcpu *c)
 {
     struct vcpu *v = c->v;
@@ -165,7 +183,7 @@ static int enter(struct kvm_vcpu *c)
     do {
         v->exit.kind = EXIT_NONE;
         running = v;
-        r = vcpu_run(v);
+        r = run_with_mask(v);
         running = NULL;
         /* Asked for during this run; the next one has its own look at immediate_exit and signals. */
         atomic_fetch_and(&v->requests, ~VREQ_EXIT);

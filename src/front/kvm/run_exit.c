@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "front/kvm/front_priv.h"
 
 /* Where programs of 2007 expect what today's header declares. */
@@ -81,6 +82,8 @@ static void encode_internal(struct kvm_vcpu *c)
     const struct vcpu_exit *x = &c->v->exit;
     struct kvm_run *run = c->run;
     unsigned n = x->internal.n_bytes;
+    if (x->internal.text)
+        log_write(LOG_ERROR, "vCPU %u cannot go on at %#llx: %s", c->v->id, (unsigned long long)c->v->cpu.rip, x->internal.text);
     run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
     memset(&run->emulation_failure, 0, sizeof(run->emulation_failure));
     run->emulation_failure.suberror = x->internal.suberror ? x->internal.suberror : KVM_INTERNAL_ERROR_EMULATION;

@@ -86,7 +86,7 @@ static uint64_t cr4_allowed(const struct vcpu *v)
         uint32_t bit, leaf;
         uint8_t reg, shift;
     } needs[] = {
-        { CR4_UMIP, 7, 2, 2 },  { CR4_LA57, 7, 2, 16 }, { CR4_FSGSBASE, 7, 1, 0 }, { CR4_PCIDE, 1, 2, 17 },
+        { CR4_UMIP, 7, 2, 2 },     { CR4_LA57, 7, 2, 16 }, { CR4_FSGSBASE, 7, 1, 0 }, { CR4_PCIDE, 1, 2, 17 },
         { CR4_OSXSAVE, 1, 2, 26 }, { CR4_SMEP, 7, 1, 7 },  { CR4_SMAP, 7, 1, 20 },    { CR4_PKE, 7, 2, 3 },
     };
     uint64_t allowed = CR4_ALWAYS;
