@@ -74,7 +74,8 @@ static int kvm_vm_add_memory(struct machine *m, struct vmm_error *error)
 
         region.userspace_addr = (uint64_t)(uintptr_t)piece->hva;
         if (m->config->port->ioctl(m->vm_fd, KVM_SET_USER_MEMORY_REGION, &region) != 0)
-            return kvm_vm_error(m, "KVM_SET_USER_MEMORY_REGION", error);
+            return error_set(error, -errno, "%s refuses %llu MiB of guest memory: %s", m->config->device, (unsigned long long)(piece->bytes >> 20),
+                             strerror(errno));
     }
     m->outcome->stats.slots = m->ram.n_pieces;
     return 0;

@@ -54,7 +54,7 @@ struct cpu {
 };
 
 /* What the last expected trap looked like. trap_fixup is where it goes on; 0: a trap is not expected. One CPU only. */
-extern volatile u64 trap_fixup, trap_insn, trap_rsp, trap_vector, trap_error, trap_rip, trap_cr2, trap_flags, trap_rax, trap_cs, trap_frame_rsp, trap_count;
+extern volatile u64 trap_fixup, trap_insn, trap_vector, trap_error, trap_rip, trap_cr2, trap_flags, trap_rax, trap_cs, trap_frame_rsp, trap_count;
 /* May take a trap before anything else: true if it did, with the frame set to where to go on. */
 extern bool (*trap_hook)(struct frame *f);
 extern struct gate64 idt[256];
@@ -73,30 +73,35 @@ static inline struct cpu *cpu_self(void)
     return (struct cpu *)(rsp & -(u64)CPU_BYTES);
 }
 
-/* Runs instructions that may trap; the value is the vector or NO_TRAP. Operands in registers or rip-relative memory only; r15 is lost. */
-#define TRY(insn, ...)                                                                                                                   \
-    ({                                                                                                                                   \
-        trap_vector = NO_TRAP;                                                                                                           \
-        __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip)\n8: " insn \
-                         "\n9: movq $0, trap_fixup(%%rip)" ::__VA_ARGS__                                                                 \
-                         : "r15", "memory", "cc");                                                                                       \
-        trap_vector;                                                                                                                     \
+/* Runs instructions that may trap; the value is the vector or NO_TRAP. Operands in registers or rip-relative memory only. Registers but r15 come back as they were. */
+#define TRY_SAVE                                                                                                               \
+    "mov %%rax, try_saved(%%rip); mov %%rcx, try_saved+8(%%rip); mov %%rdx, try_saved+16(%%rip); mov %%rbx, try_saved+24(%%rip)\n" \
+    "mov %%rsp, try_saved+32(%%rip); mov %%rbp, try_saved+40(%%rip); mov %%rsi, try_saved+48(%%rip); mov %%rdi, try_saved+56(%%rip)\n" \
+    "lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip)\n"
+#define TRY_RESTORE                                                                                                            \
+    "\n9: movq $0, trap_fixup(%%rip)\n"                                                                                          \
+    "mov try_saved(%%rip), %%rax; mov try_saved+8(%%rip), %%rcx; mov try_saved+16(%%rip), %%rdx; mov try_saved+24(%%rip), %%rbx\n" \
+    "mov try_saved+32(%%rip), %%rsp; mov try_saved+40(%%rip), %%rbp; mov try_saved+48(%%rip), %%rsi; mov try_saved+56(%%rip), %%rdi\n"
+#define TRY(insn, ...)                                                                                                                             \
+    ({                                                                                                                                             \
+        trap_vector = NO_TRAP;                                                                                                                     \
+        __asm__ volatile(TRY_SAVE "lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip)\n8: " insn TRY_RESTORE ::__VA_ARGS__ : "r15", "memory", "cc"); \
+        trap_vector;                                                                                                                               \
     })
 
 /* The same at CPL 3, in 64-bit code at USER_ALIAS with RFLAGS = flags. Comes back by INT 0x80 if nothing traps; trap_rax is RAX at the trap. */
-#define TRY_USER_FLAGS(flags, insn, ...)                                                                                               \
-    ({                                                                                                                                 \
-        trap_vector = NO_TRAP;                                                                                                         \
-        user_flags = (flags);                                                                                                          \
-        __asm__ volatile("push %%rbp; push %%rbx; mov %%rsp, trap_rsp(%%rip); lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip)\n"    \
-                         "push $0x2b; mov user_rsp(%%rip), %%r15; push %%r15; mov user_flags(%%rip), %%r15; push %%r15; push $0x33\n"   \
-                         "lea 8f(%%rip), %%r15; bts $39, %%r15; mov %%r15, trap_insn(%%rip); push %%r15; iretq\n8: " insn               \
-                         "\n int $0x80\n 9: movq $0, trap_fixup(%%rip); pop %%rbx; pop %%rbp" ::__VA_ARGS__                                                                 \
-                         : "r15", "memory", "cc");                                                                                     \
-        trap_vector;                                                                                                                   \
+#define TRY_USER_FLAGS(flags, insn, ...)                                                                                              \
+    ({                                                                                                                                \
+        trap_vector = NO_TRAP;                                                                                                        \
+        user_flags = (flags);                                                                                                         \
+        __asm__ volatile(TRY_SAVE "push $0x2b; mov user_rsp(%%rip), %%r15; push %%r15; mov user_flags(%%rip), %%r15; push %%r15\n"     \
+                                  "push $0x33; lea 8f(%%rip), %%r15; bts $39, %%r15; mov %%r15, trap_insn(%%rip); push %%r15; iretq\n" \
+                                  "8: " insn "\nint $0x80" TRY_RESTORE ::__VA_ARGS__                                                  \
+                         : "r15", "memory", "cc");                                                                                    \
+        trap_vector;                                                                                                                  \
     })
 #define TRY_USER(insn, ...) TRY_USER_FLAGS(2, insn, ##__VA_ARGS__)
-extern volatile u64 user_flags, user_rsp;
+extern volatile u64 user_flags, user_rsp, try_saved[8];
 
 /* One check of a trap: vector, error code, RIP that of the instruction itself. */
 void check_trap(const char *name, u64 vector, u64 error);

@@ -4,8 +4,8 @@
  */
 #include "arch64.h"
 
-volatile u64 trap_fixup, trap_insn, trap_rsp, trap_vector, trap_error, trap_rip, trap_cr2, trap_flags, trap_rax, trap_cs, trap_frame_rsp, trap_count;
-volatile u64 user_flags, user_rsp;
+volatile u64 trap_fixup, trap_insn, trap_vector, trap_error, trap_rip, trap_cr2, trap_flags, trap_rax, trap_cs, trap_frame_rsp, trap_count;
+volatile u64 user_flags, user_rsp, try_saved[8];
 bool (*trap_hook)(struct frame *f);
 struct gate64 idt[256] __attribute__((aligned(16)));
 u8 user_stack[8192] __attribute__((aligned(4096)));
@@ -88,7 +88,7 @@ void trap(struct frame *f)
     if (f->cs & 3) {
         f->cs = SEL_KCODE;
         f->ss = SEL_KDATA;
-        f->rsp = trap_rsp;
+        f->rsp = try_saved[4];
     }
     f->rip = trap_fixup;
     f->rflags = 2;

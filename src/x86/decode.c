@@ -315,6 +315,27 @@ static void implied_segment(struct insn *in, const ZydisDecodedOperand *z)
     in->mem.seg = seg_of(z->mem.segment);
 }
 
+/* Whether an EVEX opmask suppresses the faults of masked-out memory elements (SDM vol. 2, "Exceptions Classifications of EVEX Instructions"). */
+static void masking_from(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *mem)
+{
+    switch (z->meta.exception_class) {
+    case ZYDIS_EXCEPTION_CLASS_E1:
+    case ZYDIS_EXCEPTION_CLASS_E2:
+    case ZYDIS_EXCEPTION_CLASS_E3:
+    case ZYDIS_EXCEPTION_CLASS_E4:
+    case ZYDIS_EXCEPTION_CLASS_E5:
+    case ZYDIS_EXCEPTION_CLASS_E6:
+    case ZYDIS_EXCEPTION_CLASS_E10:
+        break;
+    default:
+        return;
+    }
+    if (in->enc != ENC_EVEX || in->evex_aaa == 0 || in->mem.is_vsib || mem->element_size < 8)
+        return;
+    in->mem.masked_bytes = (uint8_t)(mem->element_size / 8);
+    in->mem.is_packed = z->meta.category == ZYDIS_CATEGORY_COMPRESS || z->meta.category == ZYDIS_CATEGORY_EXPAND;
+}
+
 static int error_of(ZyanStatus s, unsigned avail)
 {
     if (s == ZYDIS_STATUS_NO_MORE_DATA)
@@ -359,10 +380,12 @@ int insn_decode(struct insn *out, const uint8_t *bytes, unsigned avail, unsigned
             opnd_from(out, &op[i]);
         if (op[i].type != ZYDIS_OPERAND_TYPE_MEMORY || out->has_mem)
             continue;
-        if (op[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+        if (op[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
             mem_from(out, &op[i]);
-        else
+            masking_from(out, &z, &op[i]);
+        } else {
             implied_segment(out, &op[i]);
+        }
     }
     if (z.mnemonic == ZYDIS_MNEMONIC_BSF || z.mnemonic == ZYDIS_MNEMONIC_BSR)
         out->gpr_read |= out->gpr_written; /* a zero source keeps the destination */

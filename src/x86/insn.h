@@ -41,6 +41,8 @@ struct insn_mem {
     uint8_t access; /* OPND_READ | OPND_WRITE of the operation; 0 for LEA, NOP, INVLPG, prefetch */
     uint8_t is_vsib;
     uint16_t bytes; /* bytes accessed; 0 if unknown to the decoder (XSAVE area) */
+    uint8_t masked_bytes; /* element size if an opmask governs the access element by element and suppresses its faults; else 0 */
+    bool is_packed;       /* with masked_bytes: compressed store or expanding load, active elements are contiguous */
     int64_t disp;
 };
 

@@ -18,7 +18,7 @@
 
 #include "transport/inproc.h"
 
-#define CASE_SECONDS 60
+#define CASE_SECONDS 30
 #define STATUS_SKIP 77
 
 static char *skip_reason; /* shared with the child */

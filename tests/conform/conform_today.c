@@ -5,7 +5,6 @@
 #include "tests/conform/machine_today.h"
 
 static const struct conform_difference differences[] = {
-    { "host", "get_cpuid2_count", "kernels before 6.4 do not write the count back" },
     { "pvm", "software_breakpoint", "it breaks on INT3" },
 };
 

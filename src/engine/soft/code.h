@@ -69,6 +69,7 @@ struct block {
     const uint8_t *polled, *polled_from_hw, *body;
     bool needs_flags; /* some status flag is read before it is written */
     bool is_dead;
+    bool is_exec_only;            /* its first instruction is for exec_insn: entering it would only come back */
     _Atomic(struct block *) next; /* in its page */
     struct code_page *page;
     struct link link[2];
@@ -83,7 +84,7 @@ struct code_page {
     _Atomic(struct code_page *) next;
     _Atomic bool has_code;
     _Atomic(struct block *) bucket[CODE_PAGE_BUCKETS]; /* by page_offset / 64 */
-    uint64_t covered; /* bit n: some block was made from the bytes n * 64 ..., which `copy` then holds */
+    uint64_t covered;                                  /* bit n: some block was made from the bytes n * 64 ..., which `copy` then holds */
     _Alignas(8) uint8_t copy[PAGE_BYTES];
 };
 
@@ -114,6 +115,7 @@ struct soft_vm {
     struct emit cache;     /* p is the next free byte */
     uint8_t *blocks_start; /* after the stubs: a flush goes back to here */
     struct stubs stubs;
+    struct tc *tc;             /* the translation under construction */
     struct block **by_address; /* in order of host address; a fixed mapping, since signal handlers read it without a lock */
     _Atomic unsigned n_blocks;
     struct memslots *seen_slots; /* the table that the translations were made under; only compared */
@@ -155,9 +157,10 @@ struct block *cache_block_at(struct soft_vm *svm, const uint8_t *exec); /* that 
 void stubs_emit(struct soft_vm *svm);
 
 /* ---- translate.c ---- */
-/* A block starting at gva (host: where its bytes are), or NULL: the first instruction is for exec_one, or the cache is full (*is_full). Under code_lock,
- * vectors saved. */
-struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bool *is_full);
+int translate_init(struct soft_vm *svm); /* -ENOMEM */
+void translate_fini(struct soft_vm *svm);
+/* A block starting at gva (host: where its bytes are), or NULL: the cache is full or memory is short. Under code_lock, vectors saved. */
+struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host);
 /* Emits `in` on the bounce buffer, ending at the bounced stub. Returns its executable address or NULL if the cache is full. */
 const uint8_t *translate_bounce(struct soft_vm *svm, const struct insn *in);
 /* Whether the mode lets the instruction's state be used; else exec_one raises #UD or #NM. */

@@ -9,6 +9,7 @@
 
 #include "engine/soft/code.h"
 #include "engine/soft/help_control.h"
+#include "engine/soft/help_fpu.h"
 #include "engine/soft/light.h"
 #include "engine/soft/translate_priv.h"
 #include "engine/soft/tlb.h"
@@ -162,7 +163,7 @@ static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const 
     uint8_t *operand = sv->bounce + (gva & 63);
     unsigned bytes = in->mem.bytes;
     bool is_write = in->mem.access & OPND_WRITE;
-    bool is_read = (in->mem.access & OPND_READ) || (is_write && in->evex_aaa); /* a masked store keeps what it does not write */
+    bool is_read = in->mem.access & OPND_READ;
     enum step s = is_write ? linear_probe_write(sv, gva, bytes, ACCESS_WRITE) : STEP_NEXT;
     if (s == STEP_NEXT && is_read)
         s = linear_read(sv, gva, operand, bytes, ACCESS_READ);
@@ -173,6 +174,55 @@ static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const 
     return s;
 }
 
+/* The opmask as bits of elements that are accessed; a broadcast reads its one element if any lane wants it. */
+static uint64_t active_elements(struct soft_vcpu *sv, const struct insn *in, unsigned n)
+{
+    const struct fpu_component *k = fpu_component(FPU_COMP_OPMASK);
+    fp_put(sv);
+    uint64_t mask = fpu_in_use(sv, FPU_COMP_OPMASK) ? fpu_get(sv, k->offset + 8u * in->evex_aaa, 8) : 0;
+    uint64_t lanes = (64u << in->vex_l) / 4 / in->mem.masked_bytes; /* 16, 32 or 64 bytes of elements */
+    if (n == 1 && in->evex_b)
+        return (mask & (lanes >= 64 ? ~0ull : (1ull << lanes) - 1)) != 0;
+    mask &= n >= 64 ? ~0ull : (1ull << n) - 1;
+    if (in->mem.is_packed) {
+        unsigned count = (unsigned)__builtin_popcountll(mask);
+        mask = count >= 64 ? ~0ull : (1ull << count) - 1;
+    }
+    return mask;
+}
+
+enum pass { PASS_PROBE, PASS_READ, PASS_WRITE };
+
+static enum step masked_pass(struct soft_vcpu *sv, const struct insn *in, gva_t gva, uint8_t *operand, uint64_t active, enum pass pass)
+{
+    unsigned size = in->mem.masked_bytes;
+    enum step s = STEP_NEXT;
+    for (uint64_t left = active; left && s == STEP_NEXT; left &= left - 1) {
+        unsigned at = (unsigned)__builtin_ctzll(left) * size;
+        if (pass == PASS_PROBE)
+            s = linear_probe_write(sv, gva + at, size, ACCESS_WRITE);
+        else if (pass == PASS_READ)
+            s = linear_read(sv, gva + at, operand + at, size, ACCESS_READ);
+        else
+            s = linear_write(sv, gva + at, operand + at, size, ACCESS_WRITE);
+    }
+    return s;
+}
+
+/* Element by element on the bounce buffer, touching only what the opmask selects. */
+static enum step run_masked(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code, gva_t gva)
+{
+    uint8_t *operand = sv->bounce + (gva & 63);
+    uint64_t active = active_elements(sv, in, in->mem.bytes / in->mem.masked_bytes);
+    bool is_write = in->mem.access & OPND_WRITE;
+    enum step s = is_write ? masked_pass(sv, in, gva, operand, active, PASS_PROBE) : masked_pass(sv, in, gva, operand, active, PASS_READ);
+    if (s == STEP_NEXT)
+        s = run_copy(sv, code, operand);
+    if (s == STEP_NEXT && is_write)
+        s = masked_pass(sv, in, gva, operand, active, PASS_WRITE);
+    return s;
+}
+
 static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
 {
     gva_t gva;
@@ -180,6 +230,8 @@ static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, con
     enum step s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), in->mem.bytes, is_write, &gva);
     if (s != STEP_NEXT)
         return s;
+    if (in->mem.masked_bytes)
+        return run_masked(sv, in, code, gva);
     struct page_place place;
     hva_t host = place_in_ram(sv, gva, in->mem.bytes, is_write, &place, &s);
     if (s == STEP_FAULT && sv->fault.vector == VEC_GP && in->mem.seg == SEG_SS)

@@ -32,12 +32,11 @@ static gva_t linear(const struct soft_vcpu *sv, uint64_t rip)
     return sv->mode_bits == 64 ? rip : (uint32_t)(rip + sv->v.cpu.seg[SEG_CS].base);
 }
 
-/* A block for the first time. NULL: exec_insn is to run the instruction, or (*again) things moved meanwhile. */
+/* A block for the first time. NULL (*again): things moved meanwhile, or the cache was full and is empty now. */
 static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bool *again)
 {
     struct soft_vm *svm = soft_vm_of(sv);
     uint32_t generation = atomic_load(&svm->flush_generation);
-    bool is_full = false;
     struct block *b = NULL;
     fp_put(sv);
     guest_mode_leave(sv);
@@ -46,8 +45,8 @@ static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *
     if (!*again) {
         b = cache_find(sv, gva, host);
         if (!b)
-            b = translate(sv, gva, host, &is_full);
-        if (!b && is_full) {
+            b = translate(sv, gva, host);
+        if (!b) {
             code_flush_all(sv);
             *again = true;
         }
@@ -59,7 +58,7 @@ static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *
     return *again ? NULL : b;
 }
 
-/* The block at cs:rip. NULL with STEP_NEXT: none (exec_insn), with STEP_FAULT or STEP_EXIT: the fetch failed. */
+/* The block at cs:rip. NULL with STEP_FAULT: the fetch faulted; with STEP_NEXT: there is no RAM, which exec_insn reports. */
 static struct block *find_block(struct soft_vcpu *sv, enum step *s)
 {
     gva_t gva = linear(sv, sv->v.cpu.rip);
@@ -68,7 +67,7 @@ static struct block *find_block(struct soft_vcpu *sv, enum step *s)
         bool is_fault, again = false;
         const uint8_t *host = fetch_host(sv, gva, &is_fault);
         if (!host) {
-            *s = is_fault ? STEP_FAULT : STEP_NEXT; /* exec_insn says what is wrong with a fetch from MMIO */
+            *s = is_fault ? STEP_FAULT : STEP_NEXT;
             return NULL;
         }
         struct block *b = cache_find(sv, gva, host);
@@ -199,6 +198,8 @@ static enum step run_block(struct soft_vcpu *sv)
         if (pending)
             link_block(sv, pending, b);
         pending = NULL;
+        if (b->is_exec_only)
+            return step_one(sv);
         if (atomic_load(&sv->v.exit_req))
             return STEP_NEXT;
         enum leave why = guest_enter(sv, b->polled);

@@ -107,13 +107,18 @@ bool code_page_has(struct vm *vm, gfn_t gfn)
     return p && atomic_load(&p->has_code);
 }
 
-static bool overlaps_code(const struct code_page *p, unsigned offset, unsigned bytes)
+/* A store that hits no block needs nothing, unless the page has none left: then it may become plain memory again. */
+static bool needs_invalidation(const struct code_page *p, unsigned offset, unsigned bytes)
 {
-    for (unsigned i = 0; i < CODE_PAGE_BUCKETS; i++)
-        for (const struct block *b = atomic_load(&p->bucket[i]); b; b = atomic_load(&b->next))
+    bool has_blocks = false;
+    for (unsigned i = 0; i < CODE_PAGE_BUCKETS; i++) {
+        for (const struct block *b = atomic_load(&p->bucket[i]); b; b = atomic_load(&b->next)) {
+            has_blocks = true;
             if (b->page_offset < offset + bytes && offset < (unsigned)b->page_offset + b->guest_bytes)
                 return true;
-    return false;
+        }
+    }
+    return !has_blocks;
 }
 
 void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes)
@@ -124,7 +129,7 @@ void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes)
     unsigned offset = (unsigned)(gpa & PAGE_OFFSET_MASK);
     if (bytes > PAGE_BYTES - offset)
         bytes = (unsigned)(PAGE_BYTES - offset);
-    if (!p || !overlaps_code(p, offset, bytes))
+    if (!p || !needs_invalidation(p, offset, bytes))
         return;
     fp_put(sv);
     uint32_t generation = atomic_load(&svm->flush_generation);

@@ -32,10 +32,13 @@ static int soft_vm_init(struct vm *vm)
     pthread_mutex_init(&svm->code_lock, NULL);
     pthread_mutex_init(&svm->stop_lock, NULL);
     features_set_all(&svm->features);
-    int r = cache_init(svm);
+    int r = translate_init(svm);
+    if (!r)
+        r = cache_init(svm);
     if (!r)
         r = signal_init();
     if (r) {
+        translate_fini(svm);
         cache_fini(svm);
         free(svm);
         return r;
@@ -49,6 +52,7 @@ static void soft_vm_fini(struct vm *vm)
     struct soft_vm *svm = vm->engine_data;
     if (!svm)
         return;
+    translate_fini(svm);
     cache_fini(svm);
     pthread_mutex_destroy(&svm->code_lock);
     pthread_mutex_destroy(&svm->stop_lock);

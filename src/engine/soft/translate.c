@@ -8,8 +8,20 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 #include "engine/soft/light.h"
+
+int translate_init(struct soft_vm *svm)
+{
+    svm->tc = calloc(1, sizeof *svm->tc);
+    return svm->tc ? 0 : -ENOMEM;
+}
+
+void translate_fini(struct soft_vm *svm)
+{
+    free(svm->tc);
+}
 
 /* ---- decoding a run ---- */
 
@@ -363,6 +375,7 @@ static struct block *finish(struct tc *tc)
     b->needs_flags = tc->needs_flags;
     b->page = tc->page;
     b->n_insns = tc->n;
+    b->is_exec_only = tc->insn[0].class == CLASS_EXEC;
     b->n_faults = tc->n_faults;
     b->fault_map = cache_alloc(svm, tc->n_faults * sizeof *b->fault_map);
     if (!b->fault_map)
@@ -375,55 +388,50 @@ static struct block *finish(struct tc *tc)
     return b;
 }
 
-struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bool *is_full)
+struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
 {
-    static _Thread_local struct tc tc;
     struct soft_vm *svm = soft_vm_of(sv);
-    *is_full = true;
-    tc.page = cache_page_make(sv, (uint64_t)host & ~PAGE_OFFSET_MASK);
-    tc.block = cache_alloc(svm, sizeof *tc.block);
-    if (!tc.page || !tc.block)
+    struct tc *tc = svm->tc;
+    tc->page = cache_page_make(sv, (uint64_t)host & ~PAGE_OFFSET_MASK);
+    tc->block = cache_alloc(svm, sizeof *tc->block);
+    if (!tc->page || !tc->block)
         return NULL;
-    tc.svm = svm;
-    tc.key = sv->key;
-    tc.mode_bits = sv->mode_bits;
-    tc.gva = gva;
-    tc.page_offset = (uint16_t)((uint64_t)host & PAGE_OFFSET_MASK);
-    tc.cs_base = sv->key & KEY_FLAT_CS ? 0 : sv->v.cpu.seg[SEG_CS].base;
-    tc.e = svm->cache;
-    tc.n = tc.n_faults = tc.n_slow = tc.n_stubs = 0;
+    tc->svm = svm;
+    tc->key = sv->key;
+    tc->mode_bits = sv->mode_bits;
+    tc->gva = gva;
+    tc->page_offset = (uint16_t)((uint64_t)host & PAGE_OFFSET_MASK);
+    tc->cs_base = sv->key & KEY_FLAT_CS ? 0 : sv->v.cpu.seg[SEG_CS].base;
+    tc->e = svm->cache;
+    tc->n = tc->n_faults = tc->n_slow = tc->n_stubs = 0;
     do {
-        tc.n = 0;
-        cache_page_make(sv, tc.page->host_page); /* again if decoding found the page's last blocks stale: stores to it were free for a moment */
-        decode_run(&tc);
-    } while (!atomic_load(&tc.page->has_code));
-    if (tc.n == 1 && tc.insn[0].class == CLASS_EXEC) {
-        *is_full = false;
-        return NULL;
-    }
-    find_live_flags(&tc);
-    emit_head(&tc);
-    emit_body(&tc);
-    emit_tail(&tc);
-    return tc.e.overflow ? NULL : finish(&tc);
+        tc->n = 0;
+        cache_page_make(sv, tc->page->host_page); /* again if decoding found the page's last blocks stale: stores to it were free for a moment */
+        decode_run(tc);
+    } while (!atomic_load(&tc->page->has_code));
+    find_live_flags(tc);
+    emit_head(tc);
+    emit_body(tc);
+    emit_tail(tc);
+    return tc->e.overflow ? NULL : finish(tc);
 }
 
 const uint8_t *translate_bounce(struct soft_vm *svm, const struct insn *in)
 {
-    static _Thread_local struct tc tc;
-    tc.svm = svm;
-    tc.e = svm->cache;
-    tc.start = tc.e.p;
-    const uint8_t *at = emit_here(&tc.e);
-    tc.is_saved = true;
-    tc_restore_flags(&tc);
+    struct tc *tc = svm->tc;
+    tc->svm = svm;
+    tc->e = svm->cache;
+    tc->start = tc->e.p;
+    const uint8_t *at = emit_here(&tc->e);
+    tc->is_saved = true;
+    tc_restore_flags(tc);
     bool is_mem = in->has_mem && in->mem.access;
     if (is_mem)
-        emit_gs(&tc.e, true, OP_MOV_LOAD, T0, FIELD(leave_t0)); /* exec.c put the operand's address there */
-    emit_operation(&tc, in, is_mem);
-    emit_jmp(&tc.e, svm->stubs.bounced);
-    if (tc.e.overflow)
+        emit_gs(&tc->e, true, OP_MOV_LOAD, T0, FIELD(leave_t0)); /* exec.c put the operand's address there */
+    emit_operation(tc, in, is_mem);
+    emit_jmp(&tc->e, svm->stubs.bounced);
+    if (tc->e.overflow)
         return NULL;
-    svm->cache.p = tc.e.p;
+    svm->cache.p = tc->e.p;
     return at;
 }
