@@ -95,7 +95,9 @@ struct instance {
     uint64_t target;          /* where the last input aimed the (first) memory operand */
 };
 bool instance_make(struct rng *r, const struct form *f, uint64_t at, struct instance *out);
-bool instance_make_sequence(struct rng *r, uint64_t at, struct instance *out, const struct features *features);
+bool instance_make_sequence(struct rng *r, uint64_t at, struct instance *out, unsigned n_forms);
+
+/* ---- aim.c ---- */
 /* Points registers at memory for one run; may prepare memory, the same in both copies. */
 void instance_aim(struct rng *r, struct instance *i, struct machine_state *st, uint8_t *native_data, uint8_t *guest_data);
 

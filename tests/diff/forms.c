@@ -163,28 +163,33 @@ static unsigned encode_probe(const struct form *f, unsigned modrm, uint8_t *p)
 }
 
 /* VEX and EVEX: vvvv may have to be 1111 or may have to name a register that is not the destination's; gathers need a mask. Several tries. */
+static bool decodes_as(const struct form *f, const uint8_t *p, unsigned n, struct insn *in)
+{
+    return insn_decode(in, p, n, 64) == 0 && in->enc == f->enc && in->map == f->map && in->opcode == f->opcode;
+}
+
 static bool decode_probe(const struct form *f, unsigned modrm, struct insn *in)
 {
     uint8_t p[32];
     unsigned n = encode_probe(f, modrm, p);
-    if (insn_decode(in, p, n, 64) == 0)
+    if (decodes_as(f, p, n, in))
         return true;
     if (f->enc == ENC_LEGACY)
         return false;
     if (f->enc == ENC_EVEX) {
         p[3] |= 1; /* k1 */
-        if (insn_decode(in, p, n, 64) == 0)
+        if (decodes_as(f, p, n, in))
             return true;
     }
     p[2] ^= 0x18; /* another vvvv */
-    if (insn_decode(in, p, n, 64) == 0)
+    if (decodes_as(f, p, n, in))
         return true;
     p[n - 12] = 0x11; /* SIB with another index */
     p[n - 13] = (p[n - 13] & 0xf8) | 4;
-    if (insn_decode(in, p, n, 64) == 0)
+    if (decodes_as(f, p, n, in))
         return true;
     p[2] ^= 0x18;
-    return insn_decode(in, p, n, 64) == 0;
+    return decodes_as(f, p, n, in);
 }
 
 static bool is_wanted(const struct features *features, const struct insn *in, const char *only)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Control flow and the stack in translated code: direct exits (links in the page, the jump cache beyond it), indirect ones, PUSH, POP, LEAVE, CALL, RET. Inline
- * only with a flat CS and a flat 32- or 64-bit stack; all other forms are exits to exec_one.
+ * only with a flat CS and a flat 32- or 64-bit stack; all other forms are exits to exec_insn.
  */
 #include "engine/soft/translate_priv.h"
 
@@ -12,14 +12,36 @@ static bool is_64(const struct tc *tc)
     return (tc->key & KEY_MODE) == KEY_MODE_64;
 }
 
-static bool has_flat_stack(const struct tc *tc)
+static bool is_in_page(const struct tc *tc, gva_t target)
 {
-    return is_64(tc) || ((tc->key & KEY_MODE) == KEY_MODE_32 && (tc->key & KEY_FLAT) && (tc->key & KEY_STACK_32));
+    return (target & ~PAGE_OFFSET_MASK) == (tc->gva & ~PAGE_OFFSET_MASK);
 }
 
+/* Linear address of a direct branch's target: rip wraps by the operand size. */
+static gva_t branch_target(const struct tc *tc, const struct tc_insn *ti)
+{
+    gva_t next = ti->gva + ti->in.len;
+    if (is_64(tc))
+        return next + ti->in.imm;
+    uint64_t rip = next - tc->cs_base + ti->in.imm;
+    rip = (tc->key & KEY_MODE) == KEY_MODE_32 ? (uint32_t)rip : (uint16_t)rip;
+    return (uint32_t)(tc->cs_base + rip);
+}
+
+/* Operand size of near branches and of plain stack operations. */
 static unsigned word_bytes(const struct tc *tc)
 {
-    return is_64(tc) ? 8 : 4;
+    return (tc->key & KEY_MODE) == KEY_MODE_64 ? 8 : (tc->key & KEY_MODE) == KEY_MODE_32 ? 4 : 2;
+}
+
+static unsigned stack_bytes(const struct tc *tc)
+{
+    return is_64(tc) ? 8 : tc->key & KEY_STACK_32 ? 4 : 2;
+}
+
+static bool has_inline_stack(const struct tc *tc)
+{
+    return is_64(tc) || (tc->key & KEY_ORDINARY);
 }
 
 /* Near branches and stack operations whose operand size is the mode's own. */
@@ -27,7 +49,7 @@ static bool has_plain_size(const struct tc *tc, const struct insn *in, enum bran
 {
     if (is_64(tc))
         return kind == BRANCH_PUSH || kind == BRANCH_POP || kind == BRANCH_LEAVE ? in->op_bytes == 8 : true;
-    return in->op_bytes == 4 && !in->has_66;
+    return in->op_bytes == word_bytes(tc) && !in->has_66;
 }
 
 static bool push_is_inline(const struct insn *in)
@@ -36,45 +58,51 @@ static bool push_is_inline(const struct insn *in)
     return o->kind == OPND_IMM || (o->kind == OPND_GPR && o->reg != GPR_RSP);
 }
 
-static bool target_is_inline(const struct tc *tc, const struct insn *in)
+/* Targets of direct branches with a CS that is not flat: in the page, so that a link does, and within the limit. */
+static bool target_is_near(const struct tc *tc, const struct tc_insn *ti)
 {
+    gva_t target = branch_target(tc, ti);
+    return is_in_page(tc, target) && target - tc->cs_base <= tc->cs_limit;
+}
+
+static bool target_is_inline(const struct tc *tc, const struct tc_insn *ti)
+{
+    const struct insn *in = &ti->in;
     const struct opnd *o = &in->opnd[0];
+    if (!(tc->key & KEY_FLAT_CS))
+        return o->kind == OPND_REL && target_is_near(tc, ti);
     if (o->kind == OPND_MEM)
-        return is_64(tc) || (tc->key & KEY_FLAT && in->mem.seg != SEG_CS && in->mem.seg != SEG_FS && in->mem.seg != SEG_GS);
+        return is_64(tc) || ((tc->key & KEY_ORDINARY) && in->mem.seg != SEG_CS);
     return o->kind == OPND_REL || o->kind == OPND_GPR;
 }
 
-enum tc_class branch_class(struct tc *tc, const struct insn *in)
+enum tc_class branch_class(struct tc *tc, const struct tc_insn *ti)
 {
+    const struct insn *in = &ti->in;
     enum branch_kind kind = insn_branch_kind(in);
+    bool is_flat_cs = tc->key & KEY_FLAT_CS;
     if (kind == BRANCH_NONE)
         return CLASS_NATIVE;
-    if (!(tc->key & KEY_FLAT_CS) || (tc->key & KEY_MODE) == KEY_MODE_16 || !has_plain_size(tc, in, kind))
+    if (!has_plain_size(tc, in, kind) || (is_flat_cs && (tc->key & KEY_MODE) == KEY_MODE_16))
         return CLASS_EXEC;
     switch (kind) {
     case BRANCH_JMP:
-        return target_is_inline(tc, in) ? CLASS_BRANCH : CLASS_EXEC;
     case BRANCH_JCC:
-        return CLASS_BRANCH;
+        return target_is_inline(tc, ti) ? CLASS_BRANCH : CLASS_EXEC;
     case BRANCH_CALL:
-        return has_flat_stack(tc) && target_is_inline(tc, in) ? CLASS_BRANCH : CLASS_EXEC;
+        return has_inline_stack(tc) && target_is_inline(tc, ti) ? CLASS_BRANCH : CLASS_EXEC;
     case BRANCH_RET:
-        return has_flat_stack(tc) ? CLASS_BRANCH : CLASS_EXEC;
+        return has_inline_stack(tc) && is_flat_cs ? CLASS_BRANCH : CLASS_EXEC;
     case BRANCH_PUSH:
-        return has_flat_stack(tc) && push_is_inline(in) ? CLASS_STACK : CLASS_EXEC;
+        return has_inline_stack(tc) && push_is_inline(in) ? CLASS_STACK : CLASS_EXEC;
     case BRANCH_POP:
-        return has_flat_stack(tc) && in->opnd[0].kind == OPND_GPR && in->opnd[0].reg != GPR_RSP ? CLASS_STACK : CLASS_EXEC;
+        return has_inline_stack(tc) && in->opnd[0].kind == OPND_GPR && in->opnd[0].reg != GPR_RSP ? CLASS_STACK : CLASS_EXEC;
     default:
-        return has_flat_stack(tc) ? CLASS_STACK : CLASS_EXEC;
+        return has_inline_stack(tc) && stack_bytes(tc) == word_bytes(tc) && word_bytes(tc) > 2 ? CLASS_STACK : CLASS_EXEC;
     }
 }
 
 /* ---- exits ---- */
-
-static gva_t wrap(const struct tc *tc, gva_t target)
-{
-    return is_64(tc) ? target : (uint32_t)target;
-}
 
 /* T0 = target, flags saved: through the jump cache entry whose index is known. */
 static void emit_jump_cache_direct(struct tc *tc, gva_t target)
@@ -110,14 +138,8 @@ static void note_link(struct tc *tc, unsigned n, uint8_t *rel32, gva_t target)
     tc->stub[tc->n_stubs++] = (struct tc_stub){ .link = l, .rel32 = rel32, .target = target, .is_saved = tc->is_saved };
 }
 
-static bool is_in_page(const struct tc *tc, gva_t target)
-{
-    return (target & ~PAGE_OFFSET_MASK) == (tc->gva & ~PAGE_OFFSET_MASK);
-}
-
 void branch_emit_direct(struct tc *tc, gva_t target, unsigned n)
 {
-    target = wrap(tc, target);
     if (is_in_page(tc, target))
         note_link(tc, n, emit_jmp_forward(&tc->e, true), target);
     else
@@ -134,7 +156,7 @@ void branch_emit_exec(struct tc *tc, gva_t gva)
 static void emit_jcc_insn(struct tc *tc, const struct tc_insn *ti)
 {
     tc_restore_flags(tc);
-    gva_t next = ti->gva + ti->in.len, target = wrap(tc, next + ti->in.imm);
+    gva_t next = ti->gva + ti->in.len, target = branch_target(tc, ti);
     uint8_t *rel32 = emit_jcc_forward(&tc->e, insn_cc(&ti->in), true);
     if (is_in_page(tc, target))
         note_link(tc, 1, rel32, target);
@@ -163,21 +185,40 @@ void branch_emit_stubs(struct tc *tc)
 
 /* ---- stack ---- */
 
-/* lea t0, [rsp + disp]; the linear address of a stack slot */
-static void emit_slot(struct tc *tc, int disp)
+/* t0 = base + disp, wrapped by the stack size: the offset of a stack slot */
+static void emit_slot(struct tc *tc, unsigned base, int disp)
 {
-    emit_lea(&tc->e, is_64(tc), T0, HOST_RSP_OF_GUEST, GPR_NONE, 1, disp);
+    emit_lea(&tc->e, is_64(tc), T0, base, GPR_NONE, 1, disp);
+    if (stack_bytes(tc) == 2)
+        emit_rr(&tc->e, false, 0x0fb7, T0, T0); /* movzx t0d, t0w */
 }
 
+/* rSP += n by the stack size: with a 16-bit stack only SP changes. */
 static void emit_add_rsp(struct tc *tc, int n)
 {
-    emit_lea(&tc->e, is_64(tc), HOST_RSP_OF_GUEST, HOST_RSP_OF_GUEST, GPR_NONE, 1, n);
+    struct emit *e = &tc->e;
+    if (stack_bytes(tc) != 2) {
+        emit_lea(e, is_64(tc), HOST_RSP_OF_GUEST, HOST_RSP_OF_GUEST, GPR_NONE, 1, n);
+        return;
+    }
+    emit_lea(e, false, T1, HOST_RSP_OF_GUEST, GPR_NONE, 1, n);
+    emit_8(e, 0x66);
+    emit_rr(e, false, OP_MOV_LOAD, HOST_RSP_OF_GUEST, T1);
 }
 
-static void probe_slot(struct tc *tc, const struct tc_insn *ti, int disp, bool is_write)
+static void probe_slot(struct tc *tc, const struct tc_insn *ti, unsigned base, int disp, bool is_write)
 {
-    emit_slot(tc, disp);
+    emit_slot(tc, base, disp);
+    probe_segment(tc, ti, SEG_SS, word_bytes(tc));
     probe(tc, ti, word_bytes(tc), is_write);
+}
+
+/* mov [t0], reg or mov reg, [t0] of the word's size */
+static void emit_word(struct tc *tc, unsigned op, unsigned reg)
+{
+    if (word_bytes(tc) == 2)
+        emit_8(&tc->e, 0x66);
+    emit_base(&tc->e, is_64(tc), op, reg, T0);
 }
 
 static void emit_push(struct tc *tc, const struct tc_insn *ti)
@@ -185,7 +226,7 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
     struct emit *e = &tc->e;
     const struct opnd *o = &ti->in.opnd[0];
     int n = (int)word_bytes(tc);
-    probe_slot(tc, ti, -n, true);
+    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
     unsigned h = o->kind == OPND_GPR ? host_of(o->reg) : T1;
     if (o->kind == OPND_IMM) {
         emit_mov_imm(e, T1, ti->in.imm);
@@ -193,7 +234,7 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
         h = T1;
         emit_gs(e, true, OP_MOV_LOAD, T1, GPR_AT(o->reg));
     }
-    emit_base(e, is_64(tc), OP_MOV_STORE, h, T0);
+    emit_word(tc, OP_MOV_STORE, h);
     emit_add_rsp(tc, -n);
 }
 
@@ -201,12 +242,12 @@ static void emit_pop(struct tc *tc, const struct tc_insn *ti)
 {
     struct emit *e = &tc->e;
     unsigned reg = ti->in.opnd[0].reg, h = host_of(reg);
-    probe_slot(tc, ti, 0, false);
+    probe_slot(tc, ti, HOST_RSP_OF_GUEST, 0, false);
     if (h == HOST_IN_MEMORY) {
         emit_base(e, true, OP_MOV_LOAD, T0, T0);
         emit_gs(e, true, OP_MOV_STORE, T0, GPR_AT(reg));
     } else {
-        emit_base(e, is_64(tc), OP_MOV_LOAD, h, T0);
+        emit_word(tc, OP_MOV_LOAD, h);
     }
     emit_add_rsp(tc, (int)word_bytes(tc));
 }
@@ -214,10 +255,9 @@ static void emit_pop(struct tc *tc, const struct tc_insn *ti)
 static void emit_leave_insn(struct tc *tc, const struct tc_insn *ti)
 {
     struct emit *e = &tc->e;
-    emit_lea(e, is_64(tc), T0, GPR_RBP, GPR_NONE, 1, 0);
-    probe(tc, ti, word_bytes(tc), false);
+    probe_slot(tc, ti, GPR_RBP, 0, false);
     emit_lea(e, is_64(tc), HOST_RSP_OF_GUEST, GPR_RBP, GPR_NONE, 1, (int)word_bytes(tc));
-    emit_base(e, is_64(tc), OP_MOV_LOAD, GPR_RBP, T0);
+    emit_word(tc, OP_MOV_LOAD, GPR_RBP);
 }
 
 /* ---- branches ---- */
@@ -247,12 +287,12 @@ static void emit_call_insn(struct tc *tc, const struct tc_insn *ti)
     gva_t next = ti->gva + ti->in.len;
     if (!is_direct)
         emit_load_target(tc, ti);
-    probe_slot(tc, ti, -n, true);
-    emit_mov_imm(e, T1, next);
-    emit_base(e, is_64(tc), OP_MOV_STORE, T1, T0);
+    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
+    emit_mov_imm(e, T1, next - tc->cs_base);
+    emit_word(tc, OP_MOV_STORE, T1);
     emit_add_rsp(tc, -n);
     if (is_direct) {
-        branch_emit_direct(tc, next + ti->in.imm, 0);
+        branch_emit_direct(tc, branch_target(tc, ti), 0);
         return;
     }
     emit_gs(e, true, OP_MOV_LOAD, T0, FIELD(scratch));
@@ -262,7 +302,7 @@ static void emit_call_insn(struct tc *tc, const struct tc_insn *ti)
 static void emit_ret(struct tc *tc, const struct tc_insn *ti)
 {
     tc_save_flags(tc);
-    probe_slot(tc, ti, 0, false);
+    probe_slot(tc, ti, HOST_RSP_OF_GUEST, 0, false);
     emit_base(&tc->e, is_64(tc), OP_MOV_LOAD, T0, T0);
     unsigned extra = ti->in.n_opnds && ti->in.opnd[0].kind == OPND_IMM ? (uint16_t)ti->in.imm : 0;
     emit_add_rsp(tc, (int)(word_bytes(tc) + extra));
@@ -274,7 +314,7 @@ void branch_emit(struct tc *tc, const struct tc_insn *ti)
     switch (insn_branch_kind(&ti->in)) {
     case BRANCH_JMP:
         if (ti->in.opnd[0].kind == OPND_REL) {
-            branch_emit_direct(tc, ti->gva + ti->in.len + ti->in.imm, 0);
+            branch_emit_direct(tc, branch_target(tc, ti), 0);
         } else {
             emit_load_target(tc, ti);
             emit_jump_cache_indirect(tc);

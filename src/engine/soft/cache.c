@@ -172,6 +172,12 @@ struct code_page *cache_page_make(struct soft_vcpu *sv, uint64_t host_page)
     return p;
 }
 
+static bool is_same_cs(const struct soft_vcpu *sv, const struct block *b)
+{
+    const struct segment *cs = &sv->v.cpu.seg[SEG_CS];
+    return b->cs_base == cs->base && b->cs_limit == cs->limit;
+}
+
 struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
 {
     struct code_page *p = cache_page(soft_vm_of(sv), (uint64_t)host & ~PAGE_OFFSET_MASK);
@@ -180,7 +186,7 @@ struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
     unsigned offset = (unsigned)((uint64_t)host & PAGE_OFFSET_MASK);
     struct block *b = atomic_load_explicit(&p->bucket[offset / (PAGE_BYTES / CODE_PAGE_BUCKETS)], memory_order_acquire);
     for (; b; b = atomic_load_explicit(&b->next, memory_order_acquire))
-        if (b->gva == gva && b->key == sv->key && b->cs_base == ((sv->key & KEY_FLAT_CS) ? 0 : sv->v.cpu.seg[SEG_CS].base) && b->page_offset == offset)
+        if (b->gva == gva && b->key == sv->key && b->page_offset == offset && ((sv->key & KEY_FLAT_CS) || is_same_cs(sv, b)))
             return b;
     return NULL;
 }

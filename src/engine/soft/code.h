@@ -35,14 +35,24 @@
 #define KEY_FLAT_CS (1u << 4) /* CS base 0, limit 4 GiB (always in 64-bit mode) */
 #define KEY_FS_FAST (1u << 5) /* FS needs its base added but no limit check */
 #define KEY_GS_FAST (1u << 6)
-#define KEY_STACK_32 (1u << 7) /* SS.B, outside 64-bit mode */
+#define KEY_ORDINARY (1u << 13) /* outside 64-bit mode: all data segments are usable, writable, expand-up: base and limit do */
+#define KEY_STACK_32 (1u << 7)  /* SS.B, outside 64-bit mode */
 #define KEY_X87 (1u << 8)
 #define KEY_MMX (1u << 9)
 #define KEY_SSE (1u << 10)
 #define KEY_AVX (1u << 11)
 #define KEY_AVX512 (1u << 12)
 
-enum leave { LEAVE_NONE, LEAVE_LOOKUP, LEAVE_POLL, LEAVE_LINK, LEAVE_EXEC, LEAVE_SLOW /* rip is set: its access needs exec_one */, LEAVE_FAULT, LEAVE_BOUNCED };
+enum leave {
+    LEAVE_NONE,
+    LEAVE_LOOKUP,
+    LEAVE_POLL,
+    LEAVE_LINK,
+    LEAVE_EXEC,
+    LEAVE_SLOW /* rip is set: its access needs exec_insn */,
+    LEAVE_FAULT,
+    LEAVE_BOUNCED
+};
 
 struct link {
     uint8_t *rel32;       /* writable address; NULL: unused */
@@ -61,8 +71,8 @@ struct fault_entry {
 
 struct block {
     gva_t gva;
-    uint64_t cs_base;
-    uint32_t key;
+    uint64_t cs_base; /* these two are 0 with KEY_FLAT_CS */
+    uint32_t cs_limit, key;
     uint16_t page_offset, guest_bytes;
     uint8_t *start; /* writable address of the first host byte = landing */
     uint32_t host_bytes;
@@ -96,7 +106,7 @@ struct stubs {
     const uint8_t *lookup;               /* T0 = linear rip, flags saved */
     const uint8_t *poll;                 /* the same, because of exit_req */
     const uint8_t *link_hw, *link_saved; /* T0 = linear rip, T1 = struct link */
-    const uint8_t *exec_hw, *exec_saved; /* T0 = linear rip of an instruction for exec_one */
+    const uint8_t *exec_hw, *exec_saved; /* T0 = linear rip of an instruction for exec_insn */
     const uint8_t *bounced;              /* end of a bounced instruction, flags in hardware */
     const uint8_t *fault;                /* after a hardware fault: registers were stored by the signal handler */
 };
@@ -125,7 +135,7 @@ struct soft_vm {
     _Atomic uint32_t flush_generation;
     struct features features;
     bool has_features;
-    bool is_stepping; /* no blocks: every instruction by exec_one */
+    bool is_stepping; /* no blocks: every instruction by exec_insn */
     uint64_t n_translated_insns, n_flushes, n_invalidated;
 };
 
@@ -163,7 +173,7 @@ void translate_fini(struct soft_vm *svm);
 struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host);
 /* Emits `in` on the bounce buffer, ending at the bounced stub. Returns its executable address or NULL if the cache is full. */
 const uint8_t *translate_bounce(struct soft_vm *svm, const struct insn *in);
-/* Whether the mode lets the instruction's state be used; else exec_one raises #UD or #NM. */
+/* Whether the mode lets the instruction's state be used; else exec_insn raises #UD or #NM. */
 bool translate_fp_is_enabled(uint32_t key, const struct insn *in);
 
 /* ---- exec.c ---- */

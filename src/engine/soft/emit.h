@@ -74,6 +74,7 @@ void emit_patch(struct emit *e, uint8_t *rel32); /* to here */
 #define OP_XOR 0x33
 #define CC_NE 5
 #define CC_A 7
+#define CC_G 15
 
 /* Where a guest instruction's register fields go, and its memory operand if it has one: [base] with no displacement. */
 struct reencode {

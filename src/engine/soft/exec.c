@@ -96,7 +96,7 @@ static enum step decode_into(struct soft_vcpu *sv, struct exec_entry *x, gva_t g
     return STEP_NEXT;
 }
 
-static enum step lookup(struct soft_vcpu *sv, struct exec_entry **out)
+static enum step lookup_by_bytes(struct soft_vcpu *sv, struct exec_entry **out)
 {
     gva_t gva = linear_rip(sv);
     struct exec_entry *x = &sv->exec_cache[(gva ^ gva >> 12) % EXEC_CACHE_ENTRIES];
@@ -111,6 +111,17 @@ static enum step lookup(struct soft_vcpu *sv, struct exec_entry **out)
             return STEP_NEXT;
     }
     return decode_into(sv, x, gva);
+}
+
+static enum step lookup(struct soft_vcpu *sv, struct exec_entry **out)
+{
+    const struct cpu_state *c = &sv->v.cpu;
+    if (sv->mode_bits == 64 || c->seg[SEG_CS].limit == UINT32_MAX)
+        return lookup_by_bytes(sv, out);
+    if (c->rip > c->seg[SEG_CS].limit)
+        return step_fault_code(sv, VEC_GP, 0);
+    enum step s = lookup_by_bytes(sv, out);
+    return s == STEP_NEXT && c->rip + (*out)->in.len - 1 > c->seg[SEG_CS].limit ? step_fault_code(sv, VEC_GP, 0) : s;
 }
 
 /* ---- native copies ---- */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * IN OUT INS OUTS. A port belongs to an in-process device (vm->pio) or to the client. Called by exec_one on the vCPU's thread, no lock.
+ * IN OUT INS OUTS. A port belongs to an in-process device (vm->pio) or to the client. Called by exec_insn on the vCPU's thread, no lock.
  *
  * For the client IN and INS end in STEP_EXIT and restart when v.replay.io_data holds the answer; OUT and OUTS commit first and leave then.
  * REP INS and OUTS hand over one page of elements at most per exit, and only those whose memory is plain RAM in one page:

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * MOVS STOS LODS CMPS SCAS, with and without REP (SDM vol. 2, "REP/REPE/REPZ/REPNE/REPNZ"). Called by exec_one on the vCPU's thread, no lock.
+ * MOVS STOS LODS CMPS SCAS, with and without REP (SDM vol. 2, "REP/REPE/REPZ/REPNE/REPNZ"). Called by exec_insn on the vCPU's thread, no lock.
  *
  * Each iteration commits before the next begins, so a fault or an exit in the middle leaves rCX, rSI and rDI at the iteration to be restarted.
  * Forward runs in plain RAM go by chunks within a page; all else, MMIO included, element by element. After a bounded amount the helper

@@ -30,6 +30,11 @@ static bool is_fast_data(const struct segment *s)
     return is_whole_4g(s) && !(s->type & 8) && (s->type & 2);
 }
 
+static bool is_ordinary_data(const struct segment *s)
+{
+    return s->present && !s->unusable && (s->type & 14) == 2;
+}
+
 static uint32_t key_segments(const struct cpu_state *c, unsigned mode_bits)
 {
     const struct segment *s = c->seg;
@@ -44,6 +49,9 @@ static uint32_t key_segments(const struct cpu_state *c, unsigned mode_bits)
         key |= KEY_FS_FAST;
     if (is_fast_data(&s[SEG_GS]))
         key |= KEY_GS_FAST;
+    if (is_ordinary_data(&s[SEG_ES]) && is_ordinary_data(&s[SEG_SS]) && is_ordinary_data(&s[SEG_DS]) && is_ordinary_data(&s[SEG_FS]) &&
+        is_ordinary_data(&s[SEG_GS]))
+        key |= KEY_ORDINARY;
     if (s[SEG_SS].db)
         key |= KEY_STACK_32;
     return key;

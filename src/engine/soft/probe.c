@@ -31,13 +31,18 @@ static uint64_t truncate_to(uint64_t v, unsigned bytes)
     return bytes == 8 ? v : bytes == 4 ? (uint32_t)v : (uint16_t)v;
 }
 
-static void add_segment_base(struct tc *tc, unsigned seg, bool is_64)
+bool probe_is_direct(uint32_t key, unsigned seg)
 {
-    emit_gs(&tc->e, true, OP_MOV_LOAD, T1, FIELD(v.cpu.seg) + (uint32_t)(seg * sizeof(struct segment) + offsetof(struct segment, base)));
-    emit_lea(&tc->e, is_64, T0, T0, T1, 1, 0);
+    if ((key & KEY_MODE) == KEY_MODE_64)
+        return true;
+    if (seg == SEG_FS)
+        return key & KEY_FS_FAST;
+    if (seg == SEG_GS)
+        return key & KEY_GS_FAST;
+    return key & KEY_FLAT;
 }
 
-void probe_ea(struct tc *tc, const struct insn *in, bool with_base)
+void probe_ea(struct tc *tc, const struct insn *in)
 {
     const struct insn_mem *m = &in->mem;
     struct emit *e = &tc->e;
@@ -55,10 +60,38 @@ void probe_ea(struct tc *tc, const struct insn *in, bool with_base)
         if (in->addr_bytes == 2)
             emit_rr(e, false, 0x0fb7, T0, T0); /* movzx t0d, t0w */
     }
-    if (!with_base)
+}
+
+static uint32_t segment_field(unsigned seg, size_t field)
+{
+    return FIELD(v.cpu.seg) + (uint32_t)(seg * sizeof(struct segment) + field);
+}
+
+/* lea t1, [t0 + n - 1]; cmp t1d, gs:[limit]; ja slow. The sum is of 64 bits, so it does not wrap; its upper half must be 0 too, which the limit of 32 bits
+ * cannot tell. */
+static void emit_limit_check(struct tc *tc, const struct tc_insn *ti, unsigned seg, unsigned bytes)
+{
+    struct emit *e = &tc->e;
+    emit_gs(e, false, OP_MOV_LOAD, T1, segment_field(seg, offsetof(struct segment, limit)));
+    emit_lea(e, true, T1, T1, GPR_NONE, 1, 1 - (int)bytes); /* the last offset that is allowed; negative if there is none */
+    emit_rr(e, true, OP_CMP, T0, T1);
+    tc->slow[tc->n_slow++] = (struct tc_slow){ .miss = emit_jcc_forward(e, CC_G, false), .gva = ti->gva, .is_limit = true };
+}
+
+void probe_segment(struct tc *tc, const struct tc_insn *ti, unsigned seg, unsigned bytes)
+{
+    struct emit *e = &tc->e;
+    bool is_64 = (tc->key & KEY_MODE) == KEY_MODE_64;
+    bool is_direct = probe_is_direct(tc->key, seg);
+    if (is_direct && seg != SEG_FS && seg != SEG_GS)
         return;
-    if (m->seg == SEG_FS || m->seg == SEG_GS)
-        add_segment_base(tc, m->seg, (tc->key & KEY_MODE) == KEY_MODE_64);
+    if (!is_direct) {
+        if (ti->live)
+            tc_save_flags(tc);
+        emit_limit_check(tc, ti, seg, bytes);
+    }
+    emit_gs(e, true, OP_MOV_LOAD, T1, segment_field(seg, offsetof(struct segment, base)));
+    emit_lea(e, is_64, T0, T0, T1, 1, 0);
 }
 
 static void emit_tlb_index(struct emit *e)
@@ -88,7 +121,8 @@ void probe(struct tc *tc, const struct tc_insn *ti, unsigned bytes, bool is_writ
 void probe_operand(struct tc *tc, const struct tc_insn *ti)
 {
     tc->next_gva = ti->gva + ti->in.len;
-    probe_ea(tc, &ti->in, true);
+    probe_ea(tc, &ti->in);
+    probe_segment(tc, ti, ti->in.mem.seg, ti->in.mem.bytes);
     probe(tc, ti, ti->in.mem.bytes, ti->in.mem.access & OPND_WRITE);
 }
 
@@ -98,6 +132,11 @@ void probe_emit_slow_paths(struct tc *tc)
     for (unsigned i = 0; i < tc->n_slow; i++) {
         const struct tc_slow *s = &tc->slow[i];
         emit_patch(e, s->miss);
+        if (s->is_limit) {
+            emit_mov_imm(e, T0, s->gva);
+            emit_jmp(e, tc->svm->stubs.exec_saved);
+            continue;
+        }
         emit_gs_index(e, true, OP_ADD, T0, T1, 1, s->tlb_offset + (uint32_t)offsetof(struct tlb_entry, page));
         emit_mov_gs_imm(e, FIELD(v.cpu.rip), s->gva - tc->cs_base);
         emit_mov_imm(e, T1, s->info);

@@ -60,7 +60,7 @@ struct soft_vcpu {
     uint8_t mode_bits;          /* of CS: 16 32 64 */
     uint8_t stack_bytes;        /* stack address size 2 4 8 */
     bool is_user;               /* CPL 3: selects TLB set 1 */
-    bool is_stepping;           /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_one */
+    bool is_stepping;           /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_insn */
     bool is_irq_waiting;        /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
     uint32_t jump_cache_key[2]; /* mode key that the jump cache's entries were made for */
     bool is_checking;           /* data breakpoints or alignment checks: every access goes through access.c */

@@ -2,7 +2,7 @@
 /*
  * Guest instructions to a block: decode up to a branch, a helper instruction or the end of the page; find where status flags are live; emit. Instructions are
  * re-emitted as themselves; memory operands go through the inline TLB probe of probe.c; near branches are in branch.c. What has a helper, or is not allowed in
- * this mode, ends the block with an exit to exec_one. Runs under code_lock with the guest's vectors saved (Zydis and malloc are called).
+ * this mode, ends the block with an exit to exec_insn. Runs under code_lock with the guest's vectors saved (Zydis and malloc are called).
  */
 #include "engine/soft/translate_priv.h"
 
@@ -43,21 +43,14 @@ bool translate_fp_is_enabled(uint32_t key, const struct insn *in)
     }
 }
 
-/* Segments whose accesses need no check beyond the page's: their base is 0 or is added. */
-static bool segment_is_fast(uint32_t key, const struct insn *in)
+/* Segments whose accesses translated code can check: none to do, or base and limit. CS is for reads of a flat one only. */
+static bool segment_is_inline(uint32_t key, const struct insn *in)
 {
     if ((key & KEY_MODE) == KEY_MODE_64)
         return true;
-    switch (in->mem.seg) {
-    case SEG_FS:
-        return key & KEY_FS_FAST;
-    case SEG_GS:
-        return key & KEY_GS_FAST;
-    case SEG_CS:
+    if (in->mem.seg == SEG_CS)
         return (key & KEY_FLAT_CS) && (key & KEY_FLAT) && !(in->mem.access & OPND_WRITE);
-    default:
-        return key & KEY_FLAT;
-    }
+    return (key & KEY_ORDINARY) || probe_is_direct(key, in->mem.seg);
 }
 
 static bool is_native(struct tc *tc, const struct insn *in)
@@ -70,10 +63,10 @@ static bool is_native(struct tc *tc, const struct insn *in)
         return false;
     if (!in->has_mem || insn_is_lea(in))
         return true;
-    return in->mem.bytes && in->mem.bytes <= 64 && !in->mem.is_vsib && segment_is_fast(tc->key, in);
+    return in->mem.bytes && in->mem.bytes <= 64 && !in->mem.is_vsib && segment_is_inline(tc->key, in);
 }
 
-/* Fills tc->insn. The last one may be of class CLASS_EXEC: an exit to exec_one stands for it. */
+/* Fills tc->insn. The last one may be of class CLASS_EXEC: an exit to exec_insn stands for it. */
 static void decode_run(struct tc *tc)
 {
     unsigned offset = tc->page_offset;
@@ -93,9 +86,11 @@ static void decode_run(struct tc *tc)
             ti->class = CLASS_EXEC; /* undefined, too long, or runs into the next page */
             return;
         }
-        ti->class = branch_class(tc, &ti->in);
+        ti->class = branch_class(tc, ti);
         if (ti->class == CLASS_NATIVE && !is_native(tc, &ti->in))
             ti->class = CLASS_EXEC;
+        if (ti->gva - tc->cs_base + ti->in.len - 1 > tc->cs_limit && tc->mode_bits != 64)
+            ti->class = CLASS_EXEC; /* runs over the limit: exec_insn raises the fault */
         if (ti->class == CLASS_EXEC) {
             ti->in.len = 0;
             return;
@@ -253,7 +248,7 @@ static void emit_operation(struct tc *tc, const struct insn *in, bool is_mem)
 static void emit_lea_insn(struct tc *tc, const struct insn *in)
 {
     unsigned dst = in->opnd[0].reg;
-    probe_ea(tc, in, false);
+    probe_ea(tc, in);
     if (in->op_bytes == 2) {
         unsigned h = host_of(dst) == HOST_IN_MEMORY ? T1 : host_of(dst);
         if (h == T1)
@@ -364,6 +359,7 @@ static struct block *finish(struct tc *tc)
     const struct tc_insn *last = &tc->insn[tc->n - 1];
     b->gva = tc->gva;
     b->cs_base = tc->cs_base;
+    b->cs_limit = tc->cs_limit;
     b->key = tc->key;
     b->page_offset = tc->page_offset;
     b->guest_bytes = (uint16_t)(last->guest_offset + (last->in.len ? last->in.len : 1));
@@ -402,6 +398,7 @@ struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
     tc->gva = gva;
     tc->page_offset = (uint16_t)((uint64_t)host & PAGE_OFFSET_MASK);
     tc->cs_base = sv->key & KEY_FLAT_CS ? 0 : sv->v.cpu.seg[SEG_CS].base;
+    tc->cs_limit = sv->key & KEY_FLAT_CS ? UINT32_MAX : sv->v.cpu.seg[SEG_CS].limit;
     tc->e = svm->cache;
     tc->n = tc->n_faults = tc->n_slow = tc->n_stubs = 0;
     do {

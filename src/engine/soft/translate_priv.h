@@ -29,6 +29,7 @@ struct tc_insn {
 
 /* Out-of-line code of one TLB probe. */
 struct tc_slow {
+    bool is_limit; /* not a miss: beyond a segment limit, exec_insn raises the fault */
     uint8_t *miss; /* rel32 of the jump here */
     const uint8_t *hit;
     gva_t gva;
@@ -51,6 +52,7 @@ struct tc {
     struct code_page *page;
     gva_t gva, next_gva; /* of the block; of the instruction after the one at hand */
     uint64_t cs_base;
+    uint32_t cs_limit; /* 4 GiB - 1 with KEY_FLAT_CS */
     uint32_t key;
     unsigned mode_bits;
     uint16_t page_offset;
@@ -62,7 +64,7 @@ struct tc {
     bool is_saved; /* at this point of emission the status flags are in saved_flags (or dead), not in the hardware */
     struct fault_entry fault[BLOCK_INSNS_MAX + 1];
     unsigned n_faults;
-    struct tc_slow slow[2 * BLOCK_INSNS_MAX];
+    struct tc_slow slow[4 * BLOCK_INSNS_MAX];
     unsigned n_slow;
     struct tc_stub stub[2];
     unsigned n_stubs;
@@ -81,15 +83,21 @@ enum branch_kind insn_branch_kind(const struct insn *in);
 unsigned insn_cc(const struct insn *in); /* condition code of a Jcc */
 
 /* ---- probe.c ---- */
-/* Effective address to T0, segment base added if with_base; clobbers T1, keeps flags. */
-void probe_ea(struct tc *tc, const struct insn *in, bool with_base);
+/* Effective address (offset in its segment) to T0; clobbers T1, keeps flags. */
+bool probe_is_direct(uint32_t key, unsigned seg); /* offset = linear address, or only the base to add: no limit check */
+void probe_ea(struct tc *tc, const struct insn *in);
+/*
+ * T0 = offset in a segment of KEY_ORDINARY -> T0 = linear address, past a check of the limit; flags are saved first if they are live. Nothing to do for
+ * segments that need no check.
+ */
+void probe_segment(struct tc *tc, const struct tc_insn *ti, unsigned seg, unsigned bytes);
 /* T0 = linear address -> T0 = host address; clobbers T1; flags are saved first if they are live. */
 void probe(struct tc *tc, const struct tc_insn *ti, unsigned bytes, bool is_write);
 void probe_operand(struct tc *tc, const struct tc_insn *ti);
 void probe_emit_slow_paths(struct tc *tc);
 
 /* ---- branch.c ---- */
-enum tc_class branch_class(struct tc *tc, const struct insn *in); /* CLASS_NATIVE if it is no branch or stack instruction */
+enum tc_class branch_class(struct tc *tc, const struct tc_insn *ti); /* CLASS_NATIVE if it is no branch or stack instruction */
 void branch_emit(struct tc *tc, const struct tc_insn *ti);
 void branch_emit_direct(struct tc *tc, gva_t target, unsigned n);
 void branch_emit_exec(struct tc *tc, gva_t gva);
