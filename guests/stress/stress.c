@@ -2,7 +2,7 @@
 /*
  * Stress for a guest: many small tests at once, again and again for some time; all check what they compute. One line per test, "stress NAME ok|FAIL detail",
  * then "stress summary ok|FAIL ...". Needs /proc, /dev, /tmp and, for the disk test, a block device that it may overwrite.
- * Build: gcc -O2 -static -pthread *.c. Use: stress [-s SECONDS] [-w WORKERS] [-d DISK] [TEST...]; exit 1 if a test failed, 2 on wrong usage.
+ * Build: gcc -D_GNU_SOURCE -O2 -static -no-pie -pthread *.c. Use: stress [-s SECONDS] [-w WORKERS] [-d DISK] [TEST...]; exit 1 if a test failed, 2 on wrong usage.
  */
 #include "stress.h"
 
@@ -30,12 +30,29 @@ static const struct test {
     const char *name;
     void (*pass)(void);
 } tests[] = {
-    { "fork", pass_fork },         { "exec", pass_exec },           { "threads", pass_threads },         { "pipes", pass_pipes },
-    { "mapping", pass_mapping },   { "shootdown", pass_shootdown }, { "file", pass_file },               { "strings", pass_strings },
-    { "signals", pass_signals },   { "faults", pass_faults },       { "registers", pass_registers },     { "float", pass_float },
-    { "jit", pass_jit },           { "jit_threads", pass_jit_threads }, { "counters", pass_counters },   { "futex", pass_futex },
-    { "disk", pass_disk },         { "compat", pass_compat },       { "steps", pass_steps },             { "watch", pass_watch },
-    { "clock", pass_clock },       { "tsc", pass_tsc },             { "sleep", pass_sleep },
+    { "fork", pass_fork },
+    { "exec", pass_exec },
+    { "threads", pass_threads },
+    { "pipes", pass_pipes },
+    { "mapping", pass_mapping },
+    { "shootdown", pass_shootdown },
+    { "file", pass_file },
+    { "strings", pass_strings },
+    { "signals", pass_signals },
+    { "faults", pass_faults },
+    { "registers", pass_registers },
+    { "float", pass_float },
+    { "jit", pass_jit },
+    { "jit_threads", pass_jit_threads },
+    { "counters", pass_counters },
+    { "futex", pass_futex },
+    { "disk", pass_disk },
+    { "compat", pass_compat },
+    { "steps", pass_steps },
+    { "watch", pass_watch },
+    { "clock", pass_clock },
+    { "tsc", pass_tsc },
+    { "sleep", pass_sleep },
 };
 #define N_TESTS (sizeof tests / sizeof tests[0])
 
@@ -47,7 +64,7 @@ static struct shared {
         _Atomic bool is_claimed;
         char detail[240];
     } result[N_TESTS];
-} *shared;
+} * shared;
 
 static struct result *current;
 const char *stress_self = "/proc/self/exe";

@@ -3,7 +3,7 @@
  * Runs bare-metal guests that test the architecture from inside (guests/arch): loads each flat image as a multiboot loader would, runs it on the soft engine with the
  * PC's interrupt controllers, and passes on the TAP lines that it writes. usage: arch [-s] IMAGE[:VCPUS]...   -s: one instruction at a time.
  *
- * Ports of the guests: 0xe9 text; 0xf4 the end; 0xf5 asks the host to write to guest memory (see struct host_write), reads 0x56 where that exists.
+ * Ports of the guests: 0xe9 text, where the line "expect shutdown" means what it says; 0xf4 the end; 0xf5 asks the host to write to guest memory (see struct host_write), reads 0x56 where that exists.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -37,7 +37,7 @@ struct machine {
     uint8_t *ram;
     const char *name;
     _Atomic bool is_over;
-    bool is_failed;
+    bool is_failed, expects_shutdown;
     char line[512];
     unsigned n_line;
 };
@@ -66,7 +66,10 @@ static void text(struct machine *m, char c)
     m->line[m->n_line] = 0;
     m->n_line = 0;
     m->is_failed |= strncmp(m->line, "not ok", 6) == 0;
-    printf("%s\n", m->line);
+    if (!strcmp(m->line, "expect shutdown"))
+        m->expects_shutdown = true;
+    else
+        printf("%s\n", m->line);
     fflush(stdout);
 }
 
@@ -105,6 +108,12 @@ static void fail(struct machine *m, const struct vcpu *v, const char *why)
     over(m);
 }
 
+static void shut_down(struct machine *m)
+{
+    printf("ok - triple fault shuts down\n");
+    over(m);
+}
+
 static void *run(void *arg)
 {
     struct cpu_thread *t = arg;
@@ -119,6 +128,8 @@ static void *run(void *arg)
             v->posted.n = v->posted.next = 0;
         else if (v->exit.kind == EXIT_IO)
             port(t->m, v);
+        else if (v->exit.kind == EXIT_SHUTDOWN && t->m->expects_shutdown)
+            shut_down(t->m);
         else if (v->exit.kind != EXIT_MMIO)
             fail(t->m, v, v->exit.kind == EXIT_SHUTDOWN ? "shut down" : v->exit.kind == EXIT_INTERNAL_ERROR ? v->exit.internal.text : "made an unexpected exit");
         else

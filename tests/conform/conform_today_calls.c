@@ -6,11 +6,9 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 static void capabilities(const struct peer *p)
@@ -162,12 +160,6 @@ static void cpuid2(const struct peer *p)
 static void get_cpuid2_count(const struct peer *p)
 {
     struct machine m;
-    struct utsname u;
-    unsigned major = 0, minor = 0;
-    uname(&u);
-    sscanf(u.release, "%u.%u", &major, &minor);
-    if (p->is_host && (major < 6 || (major == 6 && minor < 4)))
-        conform_skip("kernels before 6.4 do not write the count back");
     machine_create(&m, p, 0);
     struct kvm_cpuid2 *c = supported_cpuid(p, m.dev);
     CALL(m.vcpu, KVM_SET_CPUID2, c);

@@ -112,6 +112,7 @@ void native_run(const struct machine_state *in, struct machine_state *out);
 /* ---- guest.c ---- */
 int guest_init(struct features *features);
 uint8_t *guest_code(void);
+void guest_code_changed(void); /* after writing there */
 uint8_t *guest_data(void);
 #define GUEST_TAIL_BYTES 2
 void guest_tail(uint8_t *p);

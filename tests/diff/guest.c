@@ -151,6 +151,13 @@ uint8_t *guest_data(void)
     return ram + GPA_DATA;
 }
 
+/* The engine need not notice stores by others than the guest at once: what a client does that replaces memory. */
+void guest_code_changed(void)
+{
+    for (unsigned n = 0; n < 2; n++)
+        vcpus[n]->vm->engine->memory_changed(vcpus[n]->vm, GPA_CODE, CODE_PAGES * PAGE_BYTES);
+}
+
 /* out 0xf4, al */
 void guest_tail(uint8_t *p)
 {

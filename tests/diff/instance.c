@@ -98,7 +98,7 @@ static void encode_legacy(struct rng *r, const struct request *q, const struct a
         put(e, 0xf0);
     unsigned rex = 0x40 | (unsigned)f->w << 3;
     if (q->base != NO_BASE || rng_percent(r, 70))
-        rex |= ((unsigned)rng_next(r) & 4) | (unsigned)(f->is_mem ? a->x << 1 | a->b : rng_next(r) & 3);
+        rex |= ((unsigned)rng_next(r) & 4) | (f->is_mem ? (unsigned)a->x << 1 | a->b : (unsigned)rng_next(r) & 3);
     if (q->base != NO_BASE && q->base >= 8)
         rex |= 1;
     if (rex != 0x40 || rng_percent(r, 15))

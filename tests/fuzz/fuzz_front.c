@@ -22,6 +22,7 @@
 
 #define CALLS_PER_BATCH 3000
 #define BATCH_SECONDS 60
+#define FIXED_BATCHES 20
 
 static const unsigned long requests[] = {
     KVM_GET_API_VERSION,
@@ -182,15 +183,15 @@ static void fuzz_batch(void)
 int main(void)
 {
     const char *seconds = getenv("VITRINE_FUZZ_SECONDS"), *seed_text = getenv("VITRINE_FUZZ_SEED");
-    time_t end = time(NULL) + (seconds ? atoi(seconds) : 3);
+    time_t end = time(NULL) + (seconds ? atoi(seconds) : 0);
     unsigned n = 0;
     do {
-        uint64_t seed = 1;
+        uint64_t seed = n + 1;
         if (seed_text)
             seed = strtoull(seed_text, NULL, 0);
-        else if (n)
+        else if (seconds)
             (void)!getrandom(&seed, sizeof seed, 0);
-        state = seed | 1;
+        state = seed * 0x9e3779b97f4a7c15 | 1;
         fflush(stdout);
         pid_t child = fork();
         if (child == 0)
@@ -204,7 +205,7 @@ int main(void)
             printf("not ok - random calls\n");
             return 1;
         }
-    } while (time(NULL) < end && !seed_text);
+    } while (!seed_text && (seconds ? time(NULL) < end : n < FIXED_BATCHES));
     printf("# %u batches of %u calls\n", n, CALLS_PER_BATCH);
     printf("ok - random calls\n");
     return 0;

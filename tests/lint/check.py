@@ -133,7 +133,7 @@ def formatting():
         run = subprocess.run(["clang-format", "--dry-run"] + files, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     except FileNotFoundError:
         raise Skip("clang-format is not installed")
-    return sorted({"%s: run make format" % os.path.relpath(m, SOURCE) for m in re.findall(r"^(/[^:]+):\d+:\d+: ", run.stdout, re.M)})
+    return sorted({"%s: run make format" % os.path.relpath(m, SOURCE) for m in re.findall(r"^(/[^:\s]+):\d+:\d+: \w+:", run.stdout, re.M)})
 
 
 def file_sizes():

@@ -146,9 +146,10 @@ void branch_emit_direct(struct tc *tc, gva_t target, unsigned n)
         emit_jump_cache_direct(tc, target);
 }
 
-void branch_emit_exec(struct tc *tc, gva_t gva)
+void branch_emit_exec(struct tc *tc, const struct tc_insn *ti)
 {
-    emit_mov_imm(&tc->e, T0, gva);
+    emit_mov_imm(&tc->e, T0, ti->gva);
+    emit_mov_imm(&tc->e, T1, (uint64_t)(uintptr_t)tc->block->exec);
     emit_jmp(&tc->e, tc->is_saved ? tc->svm->stubs.exec_saved : tc->svm->stubs.exec_hw);
 }
 
@@ -235,6 +236,15 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
         emit_gs(e, true, OP_MOV_LOAD, T1, GPR_AT(o->reg));
     }
     emit_word(tc, OP_MOV_STORE, h);
+    emit_add_rsp(tc, -n);
+}
+
+void branch_emit_store_slot(struct tc *tc, const struct tc_insn *ti, uint32_t field)
+{
+    int n = (int)word_bytes(tc);
+    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
+    emit_gs(&tc->e, true, OP_MOV_LOAD, T1, field);
+    emit_word(tc, OP_MOV_STORE, T1);
     emit_add_rsp(tc, -n);
 }
 

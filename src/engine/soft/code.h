@@ -35,6 +35,7 @@
 #define KEY_FLAT_CS (1u << 4) /* CS base 0, limit 4 GiB (always in 64-bit mode) */
 #define KEY_FS_FAST (1u << 5) /* FS needs its base added but no limit check */
 #define KEY_GS_FAST (1u << 6)
+#define KEY_TSC (1u << 14)      /* RDTSC is allowed and not scaled */
 #define KEY_ORDINARY (1u << 13) /* outside 64-bit mode: all data segments are usable, writable, expand-up: base and limit do */
 #define KEY_STACK_32 (1u << 7)  /* SS.B, outside 64-bit mode */
 #define KEY_X87 (1u << 8)
@@ -85,6 +86,7 @@ struct block {
     struct link link[2];
     struct link *incoming;
     struct fault_entry *fault_map;
+    struct exec_entry *exec; /* the instruction for exec_insn that ends it, if there is one and it could be decoded */
     unsigned n_faults, n_insns;
 };
 
@@ -106,7 +108,7 @@ struct stubs {
     const uint8_t *lookup;               /* T0 = linear rip, flags saved */
     const uint8_t *poll;                 /* the same, because of exit_req */
     const uint8_t *link_hw, *link_saved; /* T0 = linear rip, T1 = struct link */
-    const uint8_t *exec_hw, *exec_saved; /* T0 = linear rip of an instruction for exec_insn */
+    const uint8_t *exec_hw, *exec_saved; /* T0 = linear rip of an instruction for exec_insn, T1 = its exec_entry or NULL */
     const uint8_t *bounced;              /* end of a bounced instruction, flags in hardware */
     const uint8_t *fault;                /* after a hardware fault: registers were stored by the signal handler */
 };
@@ -187,6 +189,11 @@ struct exec_entry {
     helper_fn helper;
     const uint8_t *bounce;
 };
+void exec_entry_init(struct exec_entry *x, const struct insn *in, const struct soft_vm *svm);
+static inline struct block *block_of_landing(const void *landing)
+{
+    return *(struct block *const *)((uintptr_t)landing - sizeof(struct block *));
+}
 
 /* ---- safe.c ---- */
 /*

@@ -66,6 +66,14 @@ static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN
     return STEP_NEXT; /* whether the rest is needed only the decoder knows */
 }
 
+void exec_entry_init(struct exec_entry *x, const struct insn *in, const struct soft_vm *svm)
+{
+    light_copy(&x->in, in, sizeof x->in);
+    x->is_refused = !features_allow_insn(&svm->features, in);
+    x->helper = helper_find(in);
+    x->bounce = NULL;
+}
+
 static enum step decode_into(struct soft_vcpu *sv, struct exec_entry *x, gva_t gva)
 {
     uint8_t bytes[INSN_MAX_BYTES];
@@ -75,7 +83,8 @@ static enum step decode_into(struct soft_vcpu *sv, struct exec_entry *x, gva_t g
         return s;
     fp_put(sv);
     x->gva = ~0ull;
-    int r = insn_decode(&x->in, bytes, n, sv->mode_bits);
+    struct insn in;
+    int r = insn_decode(&in, bytes, n, sv->mode_bits);
     if (r == -EAGAIN) { /* the instruction goes on in a page that could not be fetched: its fault */
         bool is_fault;
         fetch_host(sv, gva + n, &is_fault);
@@ -83,14 +92,9 @@ static enum step decode_into(struct soft_vcpu *sv, struct exec_entry *x, gva_t g
     }
     if (r == -E2BIG)
         return step_fault_code(sv, VEC_GP, 0);
-    x->is_refused = r || !features_allow_insn(&soft_vm_of(sv)->features, &x->in);
-    if (r) {
-        x->in.len = 1;
-        x->in.bytes[0] = bytes[0];
+    if (r)
         return step_fault(sv, VEC_UD);
-    }
-    x->helper = helper_find(&x->in);
-    x->bounce = NULL;
+    exec_entry_init(x, &in, soft_vm_of(sv));
     x->mode_bits = sv->mode_bits;
     x->gva = gva;
     return STEP_NEXT;
@@ -323,9 +327,8 @@ static enum step execute(struct soft_vcpu *sv, struct exec_entry *x)
     return x->helper ? x->helper(sv, &x->in) : exec_native(sv, x);
 }
 
-enum step exec_insn(struct soft_vcpu *sv, bool *is_soft_int)
+enum step exec_insn(struct soft_vcpu *sv, struct exec_entry *x, bool *is_soft_int)
 {
-    struct exec_entry *x;
     struct vcpu *v = &sv->v;
     uint8_t shadow = v->cpu.interrupt_shadow;
     uint64_t rf = v->cpu.rflags & RFLAGS_RF;
@@ -333,7 +336,7 @@ enum step exec_insn(struct soft_vcpu *sv, bool *is_soft_int)
     v->replay.next = 0;
     sv->dr6_hits = 0;
     *is_soft_int = false;
-    enum step s = lookup(sv, &x);
+    enum step s = x ? STEP_NEXT : lookup(sv, &x);
     if (s == STEP_NEXT) {
         v->cpu.interrupt_shadow = 0;
         v->cpu.rflags &= ~(uint64_t)RFLAGS_RF;

@@ -11,7 +11,8 @@
  * Executes the instruction at cs:rip; rip, shadow, RF and the access log are moved on if it completed. STEP_FAULT: sv->fault is not delivered yet, nothing
  * changed. *is_soft_int: an INT form, which raises no single-step trap of its own.
  */
-enum step exec_insn(struct soft_vcpu *sv, bool *is_soft_int);
+struct exec_entry;
+enum step exec_insn(struct soft_vcpu *sv, struct exec_entry *known, bool *is_soft_int);
 
 /* Fills v->exit for the client's debugger; returns STEP_EXIT. */
 enum step exec_debug_exit(struct soft_vcpu *sv, unsigned vector, uint64_t dr6);

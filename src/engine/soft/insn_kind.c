@@ -70,3 +70,21 @@ unsigned insn_cc(const struct insn *in)
 {
     return in->opcode & 15;
 }
+
+enum system_kind insn_system_kind(const struct insn *in)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_CLI:
+        return SYSTEM_CLI;
+    case ZYDIS_MNEMONIC_STI:
+        return SYSTEM_STI;
+    case ZYDIS_MNEMONIC_PUSHFQ:
+        return SYSTEM_PUSHF;
+    case ZYDIS_MNEMONIC_SWAPGS:
+        return SYSTEM_SWAPGS;
+    case ZYDIS_MNEMONIC_RDTSC:
+        return SYSTEM_RDTSC;
+    default:
+        return SYSTEM_NONE;
+    }
+}

@@ -98,6 +98,8 @@ void mode_update(struct soft_vcpu *sv)
                : sv->mode_bits == 32 ? KEY_MODE_32
                                      : KEY_MODE_16) |
               (sv->is_user ? KEY_USER : 0) | key_segments(c, sv->mode_bits) | key_fp(c);
+    if (!sv->v.tsc_ratio && !(sv->is_user && (c->cr4 & CR4_TSD)))
+        sv->key |= KEY_TSC;
     if (sv->jump_cache_key[sv->is_user] != sv->key) {
         jump_cache_flush_set(sv, sv->is_user);
         sv->jump_cache_key[sv->is_user] = sv->key;

@@ -67,6 +67,11 @@ static uint32_t segment_field(unsigned seg, size_t field)
     return FIELD(v.cpu.seg) + (uint32_t)(seg * sizeof(struct segment) + field);
 }
 
+void probe_emit_exec_exit(struct tc *tc, const struct tc_insn *ti, unsigned cc)
+{
+    tc->slow[tc->n_slow++] = (struct tc_slow){ .miss = emit_jcc_forward(&tc->e, cc, false), .gva = ti->gva, .is_exec = true };
+}
+
 /* lea t1, [t0 + n - 1]; cmp t1d, gs:[limit]; ja slow. The sum is of 64 bits, so it does not wrap; its upper half must be 0 too, which the limit of 32 bits
  * cannot tell. */
 static void emit_limit_check(struct tc *tc, const struct tc_insn *ti, unsigned seg, unsigned bytes)
@@ -75,7 +80,7 @@ static void emit_limit_check(struct tc *tc, const struct tc_insn *ti, unsigned s
     emit_gs(e, false, OP_MOV_LOAD, T1, segment_field(seg, offsetof(struct segment, limit)));
     emit_lea(e, true, T1, T1, GPR_NONE, 1, 1 - (int)bytes); /* the last offset that is allowed; negative if there is none */
     emit_rr(e, true, OP_CMP, T0, T1);
-    tc->slow[tc->n_slow++] = (struct tc_slow){ .miss = emit_jcc_forward(e, CC_G, false), .gva = ti->gva, .is_limit = true };
+    probe_emit_exec_exit(tc, ti, CC_G);
 }
 
 void probe_segment(struct tc *tc, const struct tc_insn *ti, unsigned seg, unsigned bytes)
@@ -132,8 +137,9 @@ void probe_emit_slow_paths(struct tc *tc)
     for (unsigned i = 0; i < tc->n_slow; i++) {
         const struct tc_slow *s = &tc->slow[i];
         emit_patch(e, s->miss);
-        if (s->is_limit) {
+        if (s->is_exec) {
             emit_mov_imm(e, T0, s->gva);
+            emit_mov_imm(e, T1, 0);
             emit_jmp(e, tc->svm->stubs.exec_saved);
             continue;
         }

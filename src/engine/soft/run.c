@@ -58,11 +58,24 @@ static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *
     return *again ? NULL : b;
 }
 
+/* The jump cache holds landings of blocks for the current mode only, and of pages that fetch entries stand for. */
+static struct block *cached_block(struct soft_vcpu *sv, gva_t gva)
+{
+    const void *landing = sv->jump_cache[sv->is_user][jump_cache_index(gva)];
+    if (!(sv->key & KEY_FLAT_CS) || landing == soft_vm_of(sv)->stubs.lookup)
+        return NULL;
+    struct block *b = block_of_landing(landing);
+    return b->gva == gva && !b->is_dead ? b : NULL;
+}
+
 /* The block at cs:rip. NULL with STEP_FAULT: the fetch faulted; with STEP_NEXT: there is no RAM, which exec_insn reports. */
 static struct block *find_block(struct soft_vcpu *sv, enum step *s)
 {
     gva_t gva = linear(sv, sv->v.cpu.rip);
     *s = STEP_NEXT;
+    struct block *known = cached_block(sv, gva);
+    if (known)
+        return known;
     for (;;) {
         bool is_fault, again = false;
         const uint8_t *host = fetch_host(sv, gva, &is_fault);
@@ -168,13 +181,13 @@ static enum step check_code_breakpoint(struct soft_vcpu *sv)
     return STEP_FAULT;
 }
 
-static enum step step_one(struct soft_vcpu *sv)
+static enum step step_one(struct soft_vcpu *sv, struct exec_entry *known)
 {
     bool is_soft_int = false;
     uint64_t flags = sv->v.cpu.rflags;
     enum step s = sv->is_stepping ? check_code_breakpoint(sv) : STEP_NEXT;
     if (s == STEP_NEXT)
-        s = exec_insn(sv, &is_soft_int);
+        s = exec_insn(sv, known, &is_soft_int);
     else if (s == STEP_EXIT)
         return s;
     if (s == STEP_FAULT)
@@ -194,12 +207,12 @@ static enum step run_block(struct soft_vcpu *sv)
         if (s == STEP_FAULT)
             return event_fault(sv);
         if (!b)
-            return step_one(sv);
+            return step_one(sv, NULL);
         if (pending)
             link_block(sv, pending, b);
         pending = NULL;
         if (b->is_exec_only)
-            return step_one(sv);
+            return step_one(sv, b->exec);
         if (atomic_load(&sv->v.exit_req))
             return STEP_NEXT;
         enum leave why = guest_enter(sv, b->polled);
@@ -214,8 +227,9 @@ static enum step run_block(struct soft_vcpu *sv)
         case LEAVE_FAULT:
             return event_fault(sv);
         case LEAVE_EXEC:
+            return step_one(sv, (struct exec_entry *)(uintptr_t)sv->leave_t1);
         case LEAVE_SLOW:
-            return step_one(sv);
+            return step_one(sv, NULL);
         default:
             return STEP_NEXT;
         }
@@ -235,14 +249,14 @@ static int run_loop(struct soft_vcpu *sv)
     for (;;) {
         enum step s;
         if (has_replay(v)) {
-            s = step_one(sv);
+            s = step_one(sv, NULL);
         } else if (atomic_load(&v->exit_req)) {
             fp_put(sv);
             guest_mode_leave(sv);
             s = event_requests(sv);
             guest_mode_enter(sv);
         } else if (sv->is_stepping || v->cpu.interrupt_shadow) {
-            s = step_one(sv);
+            s = step_one(sv, NULL);
         } else {
             s = run_block(sv);
         }

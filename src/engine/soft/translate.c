@@ -81,20 +81,20 @@ static void decode_run(struct tc *tc)
         if (r == -EAGAIN && tc->n > 0 && avail == 0)
             return; /* the block falls through into the next page */
         tc->n++;
+        ti->is_decoded = r == 0;
         if (r) {
-            ti->in.len = 0;
             ti->class = CLASS_EXEC; /* undefined, too long, or runs into the next page */
             return;
         }
         ti->class = branch_class(tc, ti);
+        if (ti->class == CLASS_NATIVE && system_is_inline(tc, &ti->in))
+            ti->class = CLASS_SYSTEM;
         if (ti->class == CLASS_NATIVE && !is_native(tc, &ti->in))
             ti->class = CLASS_EXEC;
         if (ti->gva - tc->cs_base + ti->in.len - 1 > tc->cs_limit && tc->mode_bits != 64)
             ti->class = CLASS_EXEC; /* runs over the limit: exec_insn raises the fault */
-        if (ti->class == CLASS_EXEC) {
-            ti->in.len = 0;
+        if (ti->class == CLASS_EXEC)
             return;
-        }
         offset += ti->in.len;
         if (ti->class >= CLASS_BRANCH)
             return;
@@ -109,7 +109,9 @@ static void find_live_flags(struct tc *tc)
         struct tc_insn *ti = &tc->insn[i];
         if (ti->class == CLASS_NATIVE)
             live = (live & ~ti->in.flags_must) | (ti->in.flags_read & RFLAGS_STATUS);
-        else if (ti->class != CLASS_STACK)
+        else if (ti->class == CLASS_STACK || ti->class == CLASS_SYSTEM)
+            live |= ti->in.flags_read & RFLAGS_STATUS;
+        else
             live = RFLAGS_STATUS;
         ti->live = live;
     }
@@ -300,8 +302,9 @@ void tc_note_fault(struct tc *tc, const struct tc_insn *ti)
 static void emit_head(struct tc *tc)
 {
     struct emit *e = &tc->e;
-    while (!e->overflow && (uintptr_t)e->p % 16)
+    while (!e->overflow && ((uintptr_t)e->p + sizeof tc->block) % 16)
         emit_8(e, 0xcc);
+    emit_bytes(e, &tc->block, sizeof tc->block); /* the run loop finds the block by its landing */
     tc->start = e->p;
     if ((int64_t)tc->gva == (int32_t)tc->gva) {
         emit_ri(e, true, 7, T0, (int32_t)tc->gva);
@@ -343,12 +346,14 @@ static void emit_body(struct tc *tc)
         if (ti->class == CLASS_NATIVE)
             emit_native(tc, ti);
         else if (ti->class == CLASS_EXEC)
-            branch_emit_exec(tc, ti->gva);
+            branch_emit_exec(tc, ti);
+        else if (ti->class == CLASS_SYSTEM)
+            system_emit(tc, ti);
         else
             branch_emit(tc, ti);
     }
     const struct tc_insn *last = &tc->insn[tc->n - 1];
-    if (last->class == CLASS_NATIVE || last->class == CLASS_STACK)
+    if (last->class < CLASS_BRANCH)
         branch_emit_direct(tc, last->gva + last->in.len, 0);
 }
 
@@ -362,7 +367,7 @@ static struct block *finish(struct tc *tc)
     b->cs_limit = tc->cs_limit;
     b->key = tc->key;
     b->page_offset = tc->page_offset;
-    b->guest_bytes = (uint16_t)(last->guest_offset + (last->in.len ? last->in.len : 1));
+    b->guest_bytes = (uint16_t)(last->guest_offset + last->in.len);
     b->start = tc->start;
     b->host_bytes = (uint32_t)(tc->e.p - tc->start);
     b->polled = tc->polled;
@@ -371,7 +376,6 @@ static struct block *finish(struct tc *tc)
     b->needs_flags = tc->needs_flags;
     b->page = tc->page;
     b->n_insns = tc->n;
-    b->is_exec_only = tc->insn[0].class == CLASS_EXEC;
     b->n_faults = tc->n_faults;
     b->fault_map = cache_alloc(svm, tc->n_faults * sizeof *b->fault_map);
     if (!b->fault_map)
@@ -382,6 +386,20 @@ static struct block *finish(struct tc *tc)
     svm->cache.p = tc->e.p;
     svm->n_translated_insns += tc->n;
     return b;
+}
+
+/* Keeps the decoded instruction that ends the block for exec_insn, unless it could not be decoded. */
+static bool note_exec(struct tc *tc)
+{
+    const struct tc_insn *last = &tc->insn[tc->n - 1];
+    if (!last->is_decoded)
+        return true;
+    struct exec_entry *x = cache_alloc(tc->svm, sizeof *x);
+    if (!x)
+        return false;
+    exec_entry_init(x, &last->in, tc->svm);
+    tc->block->exec = x;
+    return true;
 }
 
 struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
@@ -406,6 +424,9 @@ struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
         cache_page_make(sv, tc->page->host_page); /* again if decoding found the page's last blocks stale: stores to it were free for a moment */
         decode_run(tc);
     } while (!atomic_load(&tc->page->has_code));
+    tc->block->is_exec_only = tc->insn[0].class == CLASS_EXEC;
+    if (tc->insn[tc->n - 1].class == CLASS_EXEC && !note_exec(tc))
+        return NULL;
     find_live_flags(tc);
     emit_head(tc);
     emit_body(tc);

@@ -15,6 +15,7 @@
 enum tc_class {
     CLASS_NATIVE,
     CLASS_STACK,  /* PUSH, POP, LEAVE done inline: touch no flags, do not end the block */
+    CLASS_SYSTEM, /* small system instructions done inline: write no status flags, do not end the block */
     CLASS_BRANCH, /* the rest end it */
     CLASS_EXEC
 };
@@ -24,12 +25,13 @@ struct tc_insn {
     gva_t gva;
     uint16_t guest_offset;
     uint8_t class;
+    bool is_decoded;
     uint32_t live; /* status flags that are live before it */
 };
 
 /* Out-of-line code of one TLB probe. */
 struct tc_slow {
-    bool is_limit; /* not a miss: beyond a segment limit, exec_insn raises the fault */
+    bool is_exec;  /* not a miss: exec_insn is to run the instruction */
     uint8_t *miss; /* rel32 of the jump here */
     const uint8_t *hit;
     gva_t gva;
@@ -82,7 +84,16 @@ enum branch_kind { BRANCH_NONE, BRANCH_JMP, BRANCH_JCC, BRANCH_CALL, BRANCH_RET,
 enum branch_kind insn_branch_kind(const struct insn *in);
 unsigned insn_cc(const struct insn *in); /* condition code of a Jcc */
 
+enum system_kind { SYSTEM_NONE, SYSTEM_CLI, SYSTEM_STI, SYSTEM_PUSHF, SYSTEM_SWAPGS, SYSTEM_RDTSC };
+enum system_kind insn_system_kind(const struct insn *in);
+
+/* ---- system.c ---- */
+bool system_is_inline(const struct tc *tc, const struct insn *in);
+void system_emit(struct tc *tc, const struct tc_insn *ti);
+
 /* ---- probe.c ---- */
+/* jcc to an exit that has exec_insn run the instruction at hand; the flags must be saved or dead. */
+void probe_emit_exec_exit(struct tc *tc, const struct tc_insn *ti, unsigned cc);
 /* Effective address (offset in its segment) to T0; clobbers T1, keeps flags. */
 bool probe_is_direct(uint32_t key, unsigned seg); /* offset = linear address, or only the base to add: no limit check */
 void probe_ea(struct tc *tc, const struct insn *in);
@@ -100,7 +111,8 @@ void probe_emit_slow_paths(struct tc *tc);
 enum tc_class branch_class(struct tc *tc, const struct tc_insn *ti); /* CLASS_NATIVE if it is no branch or stack instruction */
 void branch_emit(struct tc *tc, const struct tc_insn *ti);
 void branch_emit_direct(struct tc *tc, gva_t target, unsigned n);
-void branch_emit_exec(struct tc *tc, gva_t gva);
+void branch_emit_store_slot(struct tc *tc, const struct tc_insn *ti, uint32_t field); /* pushes the word at gs:[field] */
+void branch_emit_exec(struct tc *tc, const struct tc_insn *ti);
 void branch_emit_stubs(struct tc *tc);
 
 #endif
