@@ -102,7 +102,7 @@ static void breakpoints(void)
     check("write watch: an overlap", n_hits, 3);
     begin();
     WRITE_DR(3, &cell[1]);
-    WRITE_DR(7, 0x480 | 3 << 28 | 2 << 30); /* DR3, reads and writes, 8 bytes */
+    WRITE_DR(7, 0x480 | 3u << 28 | 2u << 30); /* DR3, reads and writes, 8 bytes */
     (void)cell[1];
     check("access watch: a read", n_hits << 8 | (hit_dr6[0] & 0xf), 1 << 8 | 8);
     __asm__ volatile("lock incq %0" : "+m"(cell[1])::"cc");

@@ -137,6 +137,25 @@ static void blank_x87_pointers(const struct instance *i, uint8_t *data)
                 data[a - DATA_AT] = 0;
 }
 
+/*
+ * Status flags at a fault that the faulting instruction, once repeated, or what follows overwrites unread: translated code does not keep them across the check of a
+ * memory operand. No program that returns from the fault can tell.
+ */
+static uint64_t dead_flags(const struct instance *i)
+{
+    uint64_t live = RFLAGS_STATUS;
+    for (unsigned k = i->n; k-- > 0;) {
+        const struct insn *in = &i->insn[k];
+        if (in->category == ZYDIS_CATEGORY_COND_BR)
+            live = RFLAGS_STATUS;
+        else
+            live = (live & ~(uint64_t)in->flags_must) | (in->flags_read & RFLAGS_STATUS);
+        if (native.rip == i->at + i->offset[k])
+            return RFLAGS_STATUS & ~live;
+    }
+    return 0;
+}
+
 static bool run_both(const struct instance *i, bool is_stepping, char *text)
 {
     input.rip = i->at;
@@ -144,7 +163,7 @@ static bool run_both(const struct instance *i, bool is_stepping, char *text)
     guest_run(&input, &guest, is_stepping);
     blank_x87_pointers(i, native_data());
     blank_x87_pointers(i, guest_data());
-    return compare_states(&native, &guest, text) || compare_memory(native_data(), guest_data(), text);
+    return compare_states(&native, &guest, dead_flags(i), text) || compare_memory(native_data(), guest_data(), text);
 }
 
 /* The first instruction of a sequence after which the sides differ. */

@@ -144,7 +144,7 @@ static int catch_signals(void)
 
 static int map_at(uint64_t at, uint64_t bytes, int protection)
 {
-    void *p = mmap((void *)at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void *p = mmap((void *)at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE | MAP_FIXED_NOREPLACE, -1, 0);
     return p == (void *)at ? 0 : -ENOMEM;
 }
 

@@ -383,7 +383,7 @@ enum step seg_linear(struct soft_vcpu *sv, unsigned seg, uint64_t offset, unsign
 }
 
 /* #AC is for programs only; wider operands follow their instructions' own rules. */
-static bool is_misaligned(const struct soft_vcpu *sv, gva_t gva, unsigned bytes)
+bool access_is_misaligned(const struct soft_vcpu *sv, gva_t gva, unsigned bytes)
 {
     return sv->is_checking && sv->is_user && (sv->v.cpu.cr0 & CR0_AM) && (sv->v.cpu.rflags & RFLAGS_AC) && bytes <= 16 && (bytes & (bytes - 1)) == 0 &&
            (gva & (bytes - 1));
@@ -395,7 +395,7 @@ enum step seg_read(struct soft_vcpu *sv, unsigned seg, uint64_t offset, void *bu
     enum step st = seg_linear(sv, seg, offset, bytes, false, &gva);
     if (st != STEP_NEXT)
         return st;
-    if (is_misaligned(sv, gva, bytes))
+    if (access_is_misaligned(sv, gva, bytes))
         return step_fault_code(sv, VEC_AC, 0);
     return linear_read(sv, gva, buf, bytes, ACCESS_READ);
 }
@@ -406,7 +406,7 @@ enum step seg_write(struct soft_vcpu *sv, unsigned seg, uint64_t offset, const v
     enum step st = seg_linear(sv, seg, offset, bytes, true, &gva);
     if (st != STEP_NEXT)
         return st;
-    if (is_misaligned(sv, gva, bytes))
+    if (access_is_misaligned(sv, gva, bytes))
         return step_fault_code(sv, VEC_AC, 0);
     return linear_write(sv, gva, buf, bytes, ACCESS_WRITE);
 }

@@ -245,6 +245,8 @@ static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, con
     enum step s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), in->mem.bytes, is_write, &gva);
     if (s != STEP_NEXT)
         return s;
+    if (sv->is_checking && in->mem.bytes <= 8 && access_is_misaligned(sv, gva, in->mem.bytes))
+        return step_fault_code(sv, VEC_AC, 0);
     if (in->mem.masked_bytes)
         return run_masked(sv, in, code, gva);
     struct page_place place;
@@ -334,7 +336,8 @@ enum step exec_insn(struct soft_vcpu *sv, struct exec_entry *x, bool *is_soft_in
     uint64_t rf = v->cpu.rflags & RFLAGS_RF;
     v->insn_slow++;
     v->replay.next = 0;
-    sv->dr6_hits = 0;
+    if (!(shadow & SHADOW_MOV_SS))
+        sv->dr6_hits = 0;
     *is_soft_int = false;
     enum step s = x ? STEP_NEXT : lookup(sv, &x);
     if (s == STEP_NEXT) {

@@ -136,18 +136,19 @@ enum leave guest_enter(struct soft_vcpu *sv, const uint8_t *target)
 static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_before, bool is_soft_int)
 {
     struct vcpu *v = &sv->v;
-    bool is_complete = s == STEP_NEXT || s == STEP_JUMP || s == STEP_NEXT_EXIT;
-    uint64_t dr6 = sv->dr6_hits;
-    if (is_complete && (flags_before & RFLAGS_TF) && !is_soft_int)
+    bool has_exit = s == STEP_NEXT_EXIT || s == STEP_REPEAT_EXIT;
+    bool is_hidden = v->cpu.interrupt_shadow & SHADOW_MOV_SS; /* MOV SS: its data breakpoints wait for the next instruction, its single step is lost */
+    uint64_t dr6 = is_hidden ? 0 : sv->dr6_hits;
+    if ((flags_before & RFLAGS_TF) && !is_soft_int && !is_hidden)
         dr6 |= DR6_BS;
-    bool is_client_step = is_complete && v->debug.enabled && v->debug.single_step;
+    bool is_client_step = v->debug.enabled && v->debug.single_step;
     if (dr6 || is_client_step) {
         bool is_client = is_client_step || (v->debug.enabled && v->debug.use_hw_bp);
         if (is_client)
-            return s == STEP_NEXT_EXIT ? s : exec_debug_exit(sv, VEC_DB, dr6 | (is_client_step ? DR6_BS : 0));
+            return has_exit ? STEP_EXIT : exec_debug_exit(sv, VEC_DB, dr6 | (is_client_step ? DR6_BS : 0));
         sv->fault = (struct fault){ .vector = VEC_DB, .addr = dr6 };
         enum step d = event_fault(sv);
-        if (s != STEP_NEXT_EXIT)
+        if (!has_exit)
             return d;
     }
     if (s == STEP_NEXT_EXIT && v->exit.kind == EXIT_HLT && v->lapic) {
@@ -158,7 +159,7 @@ static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_be
     }
     if (sv->is_irq_waiting && (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow)
         atomic_store(&v->exit_req, 1);
-    return s == STEP_NEXT_EXIT || s == STEP_REPEAT_EXIT ? STEP_EXIT : STEP_NEXT;
+    return has_exit ? STEP_EXIT : STEP_NEXT;
 }
 
 /* An instruction breakpoint at rip: STEP_NEXT if there is none. */
