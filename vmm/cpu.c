@@ -32,6 +32,12 @@ static int cpu_set_cpuid(struct cpu *cpu)
     if (m->config->port->ioctl(m->dev_fd, KVM_GET_SUPPORTED_CPUID, &table) != 0)
         return -errno;
     cpuid_fix(&table, cpu->id, m->config->cpus, m->has_tsc_deadline);
+    for (uint32_t i = 0; i < table.head.nent; i++) {
+        if (cpu->id != 0 || table.entry[i].function != 1)
+            continue;
+        m->cpu_signature = table.entry[i].eax;
+        m->cpu_features = table.entry[i].edx;
+    }
     return cpu_ioctl(cpu, KVM_SET_CPUID2, &table) == 0 ? 0 : -errno;
 }
 

@@ -8,10 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "vmm/acpi.h"
 #include "vmm/machine.h"
+#include "vmm/mptable.h"
 
 #define MACHINE_CMDLINE "console=ttyS0 panic=-1"
 #define MACHINE_MEM_MIN (2ull << 20)
@@ -51,13 +53,23 @@ void machine_fail(struct machine *m, const char *format, ...)
     machine_wake(m);
 }
 
+/* Memory is given to the guest as it touches it, so a little more than there is may be asked for: as much as "all of it" differs from what the host's kernel
+ * counts. */
 static int machine_check_config(const struct vmm_config *config, struct vmm_error *error)
 {
+    uint64_t host_bytes = MACHINE_MEM_MAX;
+    struct sysinfo host;
+
     if (config->cpus == 0 || config->cpus > VMM_CPUS_MAX)
         return error_set(error, -EINVAL, "cannot run %u CPUs: 1 to %u are possible", config->cpus, VMM_CPUS_MAX);
     if (config->mem_bytes < MACHINE_MEM_MIN || config->mem_bytes > MACHINE_MEM_MAX)
         return error_set(error, -EINVAL, "cannot give the guest %llu MiB of memory: 2 MiB to 32 TiB are possible",
                          (unsigned long long)(config->mem_bytes >> 20));
+    if (sysinfo(&host) == 0)
+        host_bytes = ((uint64_t)host.totalram + host.totalswap) * host.mem_unit;
+    if (config->mem_bytes > host_bytes + host_bytes / 8)
+        return error_set(error, -ENOMEM, "cannot give the guest %llu MiB of memory: this machine has %llu MiB, swap included",
+                         (unsigned long long)(config->mem_bytes >> 20), (unsigned long long)(host_bytes >> 20));
     return 0;
 }
 
@@ -89,6 +101,8 @@ static int machine_power_on(struct machine *m, struct vmm_error *error)
     rc = load_linux(&m->ram, &m->images, &m->entry, error);
     if (rc == 0)
         rc = kvm_vm_create(m, error);
+    if (rc == 0)
+        mptable_build(&m->ram, m->config->cpus, m->cpu_signature, m->cpu_features);
     for (unsigned i = 0; i < m->n_cpus && rc == 0; i++) {
         rc = cpu_start(&m->cpu[i]);
         if (rc != 0)

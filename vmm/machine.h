@@ -58,6 +58,7 @@ struct machine {
     int dev_fd, vm_fd;
     size_t run_bytes;
     bool has_tsc_deadline;
+    uint32_t cpu_signature, cpu_features; /* CPUID leaf 1 of the first CPU, for the MP table */
     struct cpu cpu[VMM_CPUS_MAX];
     unsigned n_cpus;
 

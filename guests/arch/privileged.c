@@ -8,6 +8,7 @@ static void control_registers(void)
 {
     u64 cr0 = READ_CR(0), cr4 = READ_CR(4), cr3 = READ_CR(3);
     group("control register");
+    (void)cr4;
 #ifndef QEMU_LAXITY
     TRY("mov %0, %%cr0", "r"(cr0 & ~1ull));
     check_trap("GP of PG without PE", 13, 0);

@@ -387,6 +387,8 @@ int insn_decode(struct insn *out, const uint8_t *bytes, unsigned avail, unsigned
             implied_segment(out, &op[i]);
         }
     }
+    if (z.mnemonic == ZYDIS_MNEMONIC_MOVSXD && out->has_mem && out->op_bytes == 2)
+        out->mem.bytes = 2; /* Zydis says 4 */
     if (z.mnemonic == ZYDIS_MNEMONIC_BSF || z.mnemonic == ZYDIS_MNEMONIC_BSR)
         out->gpr_read |= out->gpr_written; /* a zero source keeps the destination */
     flags_from(out, &z);

@@ -141,17 +141,20 @@ static void blank_x87_pointers(const struct instance *i, uint8_t *data)
  * Status flags at a fault that the faulting instruction, once repeated, or what follows overwrites unread: translated code does not keep them across the check of a
  * memory operand. No program that returns from the fault can tell.
  */
-static uint64_t dead_flags(const struct instance *i)
+static uint64_t dead_flags(const struct instance *i, const struct insn **at)
 {
     uint64_t live = RFLAGS_STATUS;
+    *at = &i->insn[i->n - 1];
     for (unsigned k = i->n; k-- > 0;) {
         const struct insn *in = &i->insn[k];
         if (in->category == ZYDIS_CATEGORY_COND_BR)
             live = RFLAGS_STATUS;
         else
             live = (live & ~(uint64_t)in->flags_must) | (in->flags_read & RFLAGS_STATUS);
-        if (native.rip == i->at + i->offset[k])
+        if ((native.vector >= 0 ? native.rip : guest.rip) == i->at + i->offset[k]) {
+            *at = in;
             return RFLAGS_STATUS & ~live;
+        }
     }
     return 0;
 }
@@ -163,7 +166,9 @@ static bool run_both(const struct instance *i, bool is_stepping, char *text)
     guest_run(&input, &guest, is_stepping);
     blank_x87_pointers(i, native_data());
     blank_x87_pointers(i, guest_data());
-    return compare_states(&native, &guest, dead_flags(i), text) || compare_memory(native_data(), guest_data(), text);
+    const struct insn *at;
+    uint64_t dead = dead_flags(i, &at);
+    return compare_states(&native, &guest, dead, at, text) || compare_memory(native_data(), guest_data(), text);
 }
 
 /* The first instruction of a sequence after which the sides differ. */

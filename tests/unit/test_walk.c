@@ -30,6 +30,12 @@ static unsigned code_writes, jump_flushes, device_reads, device_writes;
 
 /* ---- stand-ins --------------------------------------------------------------------------------------------------------------------------- */
 
+void jump_cache_flush_set(struct soft_vcpu *s, bool is_user)
+{
+    (void)s, (void)is_user;
+    jump_flushes++;
+}
+
 void jump_cache_flush(struct soft_vcpu *s)
 {
     (void)s;

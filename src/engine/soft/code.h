@@ -211,7 +211,6 @@ static inline void guest_mode_leave(struct soft_vcpu *sv)
     atomic_store_explicit(&sv->in_guest_mode, false, memory_order_release);
 }
 void code_flush_all(struct soft_vcpu *sv); /* drops all translations; code_lock held, self out of guest mode */
-void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user);
 void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes);
 
 /* ---- run.c ---- */

@@ -173,12 +173,21 @@ static hva_t place_in_ram(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool 
     return place->host;
 }
 
+/* An x87 store that raises an unmasked exception writes nothing, and the exception waits for the next x87 instruction. */
+static bool may_skip_store(struct soft_vcpu *sv, const struct insn *in)
+{
+    if (in->fp_class != FP_X87 || !(in->mem.access & OPND_WRITE))
+        return false;
+    fp_put(sv);
+    return fpu_in_use(sv, FPU_COMP_X87) && (fpu_get(sv, FPU_FCW, 2) & 0x3f) != 0x3f;
+}
+
 static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code, gva_t gva)
 {
     uint8_t *operand = sv->bounce + (gva & 63);
     unsigned bytes = in->mem.bytes;
     bool is_write = in->mem.access & OPND_WRITE;
-    bool is_read = in->mem.access & OPND_READ;
+    bool is_read = (in->mem.access & OPND_READ) || may_skip_store(sv, in);
     enum step s = is_write ? linear_probe_write(sv, gva, bytes, ACCESS_WRITE) : STEP_NEXT;
     if (s == STEP_NEXT && is_read)
         s = linear_read(sv, gva, operand, bytes, ACCESS_READ);
@@ -238,13 +247,27 @@ static enum step run_masked(struct soft_vcpu *sv, const struct insn *in, const u
     return s;
 }
 
+/* #MF of an earlier x87 instruction comes before any fault of this one's operand. */
+static enum step x87_check_pending(struct soft_vcpu *sv, const struct insn *in)
+{
+    if (in->fp_class != FP_X87 || insn_is_x87_unchecked(in))
+        return STEP_NEXT;
+    fp_put(sv);
+    return fpu_is_mf_pending(sv) ? step_fault(sv, VEC_MF) : STEP_NEXT;
+}
+
 static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
 {
     gva_t gva;
     bool is_write = in->mem.access & OPND_WRITE;
-    enum step s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), in->mem.bytes, is_write, &gva);
+    enum step s = x87_check_pending(sv, in);
     if (s != STEP_NEXT)
         return s;
+    s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), in->mem.bytes, is_write, &gva);
+    if (s != STEP_NEXT)
+        return s;
+    if (in->mem.bytes >= 16 && (gva & (in->mem.bytes - 1u)) && insn_needs_alignment(in))
+        return step_fault_code(sv, VEC_GP, 0); /* before a page fault */
     if (sv->is_checking && in->mem.bytes <= 8 && access_is_misaligned(sv, gva, in->mem.bytes))
         return step_fault_code(sv, VEC_AC, 0);
     if (in->mem.masked_bytes)
@@ -285,8 +308,8 @@ static enum step fp_check(struct soft_vcpu *sv, const struct insn *in)
     const struct cpu_state *c = &sv->v.cpu;
     if (in->fp_class == FP_NONE || translate_fp_is_enabled(sv->key, in))
         return in->enc != ENC_LEGACY && (!(c->cr0 & CR0_PE) || (c->rflags & RFLAGS_VM)) ? step_fault(sv, VEC_UD) : STEP_NEXT;
-    if (in->fp_class == FP_X87)
-        return step_fault(sv, VEC_NM);
+    if (in->fp_class == FP_X87) /* WAIT minds MP and TS together, never EM */
+        return in->bytes[in->len - 1] == 0x9b && in->mnemonic == INSN_FWAIT && (c->cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) ? STEP_NEXT : step_fault(sv, VEC_NM);
     bool is_ud = in->fp_class == FP_MMX ? (c->cr0 & CR0_EM) : in->fp_class == FP_SSE ? (c->cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR) : false;
     if (in->fp_class == FP_AVX || in->fp_class == FP_AVX512) {
         uint64_t need = XCR0_SSE | XCR0_AVX | (in->fp_class == FP_AVX512 ? XCR0_AVX512 : 0);

@@ -65,7 +65,7 @@ static unsigned cr_phys_bits(const struct soft_vcpu *sv)
     return bits >= 32 && bits <= 52 ? bits : 36;
 }
 
-/* Translations carry no PCID here, so the no-flush hint of bit 63 is dropped and everything is flushed: allowed by SDM vol. 3A, "Caching Translation
+/* Translations carry no PCID here, so the no-flush hint of bit 63 is dropped and all but global pages are flushed: allowed by SDM vol. 3A, "Caching Translation
  * Information". */
 static enum step cr3_write(struct soft_vcpu *sv, uint64_t value)
 {
@@ -79,7 +79,7 @@ static enum step cr3_write(struct soft_vcpu *sv, uint64_t value)
     if (cr_uses_pdptes(c->cr0, c->cr4, c->efer) && pdpte_load(sv, value))
         return cr_gp(sv);
     c->cr3 = value;
-    tlb_flush(sv);
+    tlb_flush_local(sv);
     return STEP_NEXT;
 }
 
@@ -346,10 +346,13 @@ enum step help_invpcid(struct soft_vcpu *sv, const struct insn *in)
         return cr_gp(sv);
     if (type == 0 && !misc_is_canonical(sv, desc[1]))
         return cr_gp(sv);
-    if (type == 0 && desc[0] == (c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0))
+    bool is_current = desc[0] == (c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); /* nothing of another PCID is cached */
+    if (type == 0 && is_current)
         tlb_flush_page(sv, desc[1]);
-    else
+    else if (type == 2)
         tlb_flush(sv);
+    else if (type == 3 || is_current)
+        tlb_flush_local(sv);
     return STEP_NEXT;
 }
 

@@ -153,7 +153,7 @@ enum step help_fxrstor(struct soft_vcpu *sv, const struct insn *in)
 
 static unsigned env_bytes(const struct insn *in)
 {
-    bool is_32 = in->mode_bits == 16 ? in->has_66 : !in->has_66;
+    bool is_32 = in->mode_bits == 16 ? in->has_66 : !in->has_66 || in->rex_w;
     return is_32 ? 28 : 14;
 }
 

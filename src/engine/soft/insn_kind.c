@@ -17,6 +17,40 @@ bool insn_is_nop(const struct insn *in)
            in->category == ZYDIS_CATEGORY_WIDENOP;
 }
 
+bool insn_is_x87_unchecked(const struct insn *in)
+{
+    return in->mnemonic == ZYDIS_MNEMONIC_FNSTCW || in->mnemonic == ZYDIS_MNEMONIC_FNSTSW;
+}
+
+/* SSE asks for it except in moves made for unaligned data and in the string comparisons; AVX only in moves made for aligned data. */
+bool insn_needs_alignment(const struct insn *in)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+        return false;
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
+    case ZYDIS_MNEMONIC_VMOVNTPS:
+    case ZYDIS_MNEMONIC_VMOVNTPD:
+    case ZYDIS_MNEMONIC_VMOVNTDQ:
+    case ZYDIS_MNEMONIC_VMOVNTDQA:
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+        return true;
+    default:
+        return in->enc == ENC_LEGACY && in->mem.bytes == 16 && in->fp_class == FP_SSE;
+    }
+}
+
 static bool is_jcc(unsigned mnemonic)
 {
     switch (mnemonic) {

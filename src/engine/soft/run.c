@@ -284,6 +284,8 @@ int run_vcpu(struct vcpu *v)
     fp_note_client(sv);
     uint64_t gs = gs_swap((uint64_t)(uintptr_t)sv);
     signal_set_vcpu(sv);
+    if (!(v->cpu.cr0 & CR0_PG))
+        tlb_flush(sv); /* fetch again, and so compare: the client may have loaded code, and without paging nothing else tells (docs/decisions/0004) */
     guest_mode_enter(sv);
     int r = run_loop(sv);
     fp_put(sv);

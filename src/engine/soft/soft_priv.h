@@ -79,14 +79,17 @@ struct soft_vcpu {
     _Alignas(64) uint8_t bounce[256]; /* operand of an instruction executed on a copy, at the offset of its guest address within 64 bytes */
 
     /* walk.c, tlb.c, access.c; zero-filled memory is a valid start once tlb_flush() ran */
-    uint8_t phys_bits;           /* the guest's MAXPHYADDR, 0 until asked for; tlb_flush() forgets it */
-    bool has_1g_pages;           /* valid with phys_bits */
-    uint8_t n_smap_entries;      /* user pages in set 0, installed while RFLAGS.AC allowed it; SMAP_ENTRIES_MAX + 1: too many to list */
-    uint16_t smap_entry[16];     /* kind * TLB_ENTRIES + index */
-    uint64_t tlb_clean[2][3];    /* [is_user][kind], bit n: entries n * 16 ... are all empty */
-    uint64_t large_4m, large_1g; /* hashes of the regions that hold fragments of 2M/4M and 1G pages */
-    uint64_t fetched[4];         /* hash of the pages that fetch entries were made for */
-    uint8_t dr6_hits;            /* DR6 B0-B3 of data and I/O breakpoints met by this instruction; cleared by the run loop */
+    uint8_t phys_bits;                           /* the guest's MAXPHYADDR, 0 until asked for; tlb_flush() forgets it */
+    bool has_1g_pages;                           /* valid with phys_bits */
+    uint8_t n_smap_entries;                      /* user pages in set 0, installed while RFLAGS.AC allowed it; SMAP_ENTRIES_MAX + 1: too many to list */
+    uint16_t smap_entry[16];                     /* kind * TLB_ENTRIES + index */
+    uint64_t tlb_clean[2][3];                    /* [is_user][kind], bit n: entries n * 16 ... are all empty */
+    uint64_t tlb_global[2][3][TLB_ENTRIES / 64]; /* bit per entry: its page is global */
+    uint64_t tlb_local[2][3];                    /* [is_user][kind], bit n: entries n * 16 ... may hold one that is not global */
+    bool has_local_fetch[2];                     /* [is_user]: the jump cache may hold targets in pages that are not global */
+    uint64_t large_4m, large_1g;                 /* hashes of the regions that hold fragments of 2M/4M and 1G pages */
+    uint64_t fetched[4];                         /* hash of the pages that fetch entries were made for */
+    uint8_t dr6_hits;                            /* DR6 B0-B3 of data and I/O breakpoints met by this instruction; cleared by the run loop */
 
     struct tlb tlb[2][TLB_KINDS];                  /* [is_user] */
     const void *jump_cache[2][JUMP_CACHE_ENTRIES]; /* [is_user], host entry points that verify themselves */
@@ -135,7 +138,8 @@ int walk(struct soft_vcpu *sv, gva_t gva, unsigned access, gpa_t *gpa, bool *is_
  */
 enum tlb_miss { TLB_MISS_FAULT, TLB_MISS_MMIO, TLB_MISS_CODE_PAGE /* write to a page with translations */ };
 hva_t tlb_fill(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user, enum tlb_miss *reason);
-void tlb_flush(struct soft_vcpu *sv); /* everything, global pages too; the jump cache with it */
+void tlb_flush(struct soft_vcpu *sv);       /* everything, global pages too; the jump cache with it */
+void tlb_flush_local(struct soft_vcpu *sv); /* all but global pages: MOV CR3 */
 void tlb_flush_page(struct soft_vcpu *sv, gva_t gva);
 /* Drops write entries that point into the host page (a page got translations). Only by sv's own thread. */
 void tlb_drop_write(struct soft_vcpu *sv, uint64_t host_page);
@@ -149,6 +153,7 @@ void smap_ac_changed(struct soft_vcpu *sv);
 
 /* The block cache's side of it (lock-free, no vector registers). */
 void jump_cache_flush(struct soft_vcpu *sv);
+void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user);
 bool code_page_has(struct vm *vm, gfn_t gfn);
 /* After a store to a page with translations. */
 void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes);
@@ -197,6 +202,8 @@ void stack_commit(struct soft_vcpu *sv, uint64_t sp);
 
 /* Notes I/O breakpoints on a port access (CR4.DE) in dr6_hits. */
 void access_note_io(struct soft_vcpu *sv, unsigned port, unsigned bytes);
+/* Whether CR0.AM and RFLAGS.AC make this access of a program fault. */
+bool access_is_misaligned(const struct soft_vcpu *sv, gva_t gva, unsigned bytes);
 
 /* ---- help_*.c: helpers; helpers.c holds the table from mnemonic to helper ---------------------------------------------------------------- */
 

@@ -44,6 +44,7 @@ static void table_flush(struct soft_vcpu *sv, unsigned set, unsigned kind)
         used &= used - 1;
     }
     sv->tlb_clean[set][kind] = ~0ull;
+    sv->tlb_local[set][kind] = 0;
 }
 
 void tlb_flush(struct soft_vcpu *sv)
@@ -57,6 +58,31 @@ void tlb_flush(struct soft_vcpu *sv)
         sv->fetched[i] = 0;
     sv->phys_bits = 0; /* the client may have changed CPUID */
     jump_cache_flush(sv);
+}
+
+static void table_flush_local(struct soft_vcpu *sv, unsigned set, unsigned kind)
+{
+    for (uint64_t left = sv->tlb_local[set][kind]; left; left &= left - 1) {
+        unsigned n = (unsigned)__builtin_ctzll(left), first = n * TLB_GROUP;
+        uint32_t global = (uint16_t)(sv->tlb_global[set][kind][first / 64] >> (first % 64));
+        if (!global)
+            sv->tlb_clean[set][kind] |= 1ull << n;
+        for (unsigned i = 0; i < TLB_GROUP; i++)
+            if (!(global >> i & 1))
+                entry_clear(&sv->tlb[set][kind].entry[first + i]);
+    }
+    sv->tlb_local[set][kind] = 0;
+}
+
+void tlb_flush_local(struct soft_vcpu *sv)
+{
+    for (unsigned set = 0; set < 2; set++) {
+        for (unsigned kind = 0; kind < TLB_KINDS; kind++)
+            table_flush_local(sv, set, kind);
+        if (sv->has_local_fetch[set])
+            jump_cache_flush_set(sv, set);
+        sv->has_local_fetch[set] = false;
+    }
 }
 
 /* Clears all entries whose page lies in the region of 2^shift bytes around gva. */
@@ -132,6 +158,11 @@ static void entry_install(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, b
     gva_t page = gva & ~PAGE_OFFSET_MASK;
     sv->tlb[is_user][kind].entry[index] = (struct tlb_entry){ .page = page, .host = host_page };
     sv->tlb_clean[is_user][kind] &= ~(1ull << (index / TLB_GROUP));
+    uint64_t *global = &sv->tlb_global[is_user][kind][index / 64];
+    *global = (*global & ~(1ull << (index % 64))) | (uint64_t)w->is_global << (index % 64);
+    if (!w->is_global)
+        sv->tlb_local[is_user][kind] |= 1ull << (index / TLB_GROUP);
+    sv->has_local_fetch[is_user] |= kind == TLB_FETCH && !w->is_global;
     if (w->page_shift == 30)
         sv->large_1g |= hash_bit(gva >> 30);
     else if (w->page_shift != PAGE_SHIFT)

@@ -13,6 +13,7 @@ struct walk_result {
     gpa_t gpa;
     unsigned page_shift; /* 12, 21, 22, 30; 12 with paging off */
     bool is_writeable, is_usermode;
+    bool is_global; /* survives MOV CR3 */
 };
 
 /* walk() with the size of the page. */

@@ -79,7 +79,9 @@ void tc_note_fault(struct tc *tc, const struct tc_insn *ti);
 
 /* ---- insn_kind.c: the only file here that names mnemonics, but for helpers.c ---- */
 bool insn_is_lea(const struct insn *in);
-bool insn_is_nop(const struct insn *in); /* NOP in any form, prefetches: nothing to do, whatever the operand */
+bool insn_is_nop(const struct insn *in);           /* NOP in any form, prefetches: nothing to do, whatever the operand */
+bool insn_is_x87_unchecked(const struct insn *in); /* FNSTCW, FNSTSW: run with an x87 exception pending */
+bool insn_needs_alignment(const struct insn *in);  /* a vector operand in memory must be aligned to its size */
 enum branch_kind { BRANCH_NONE, BRANCH_JMP, BRANCH_JCC, BRANCH_CALL, BRANCH_RET, BRANCH_PUSH, BRANCH_POP, BRANCH_LEAVE };
 enum branch_kind insn_branch_kind(const struct insn *in);
 unsigned insn_cc(const struct insn *in); /* condition code of a Jcc */

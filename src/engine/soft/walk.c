@@ -15,6 +15,7 @@
 #define ENTRY_A 0x20ull
 #define ENTRY_D 0x40ull
 #define ENTRY_PS 0x80ull
+#define ENTRY_G 0x100ull
 #define ENTRY_NX (1ull << 63)
 #define WALK_LEVELS_MAX 5
 
@@ -255,6 +256,7 @@ int walk_page(struct soft_vcpu *sv, gva_t gva, unsigned access, struct walk_resu
     if (rc)
         return rc;
     *out = (struct walk_result){ .gpa = w.gpa, .page_shift = w.page_shift, .is_writeable = w.rights & ENTRY_W, .is_usermode = w.rights & ENTRY_U };
+    out->is_global = (w.entry[w.n - 1].value & ENTRY_G) && (c->cr4 & CR4_PGE);
     return 0;
 }
 
