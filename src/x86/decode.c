@@ -123,7 +123,7 @@ static void opnd_from_reg(struct opnd *o, const ZydisDecodedOperand *z)
     }
 }
 
-static void mem_from(struct insn *in, const ZydisDecodedOperand *z)
+static void mem_from(struct insn *in, const ZydisDecodedInstruction *whole, const ZydisDecodedOperand *z)
 {
     struct insn_mem *m = &in->mem;
     in->has_mem = true;
@@ -140,6 +140,11 @@ static void mem_from(struct insn *in, const ZydisDecodedOperand *z)
     m->access = z->mem.type == ZYDIS_MEMOP_TYPE_MEM || m->is_vsib ? access_of(z->actions) : 0;
     m->bytes = z->size / 8;
     m->disp = z->mem.disp.value;
+    /* mod 0, base 5 is a displacement alone, whatever REX.B says; Zydis takes it for R13D with a 32-bit address. */
+    if (in->has_modrm && whole->address_width >= 32 && whole->raw.modrm.mod == 0 && whole->raw.modrm.rm == 4 && whole->raw.sib.base == 5) {
+        m->base = GPR_NONE;
+        m->disp = whole->raw.disp.value;
+    }
 }
 
 /* Register use for liveness and allocation. A write of 1 or 2 bytes keeps the rest, so it reads too. */
@@ -299,7 +304,7 @@ static uint8_t fp_class_of(const struct insn *in, const ZydisDecodedInstruction 
         return FP_AVX512;
     if (in->enc == ENC_VEX)
         return has_vec || z->meta.isa_ext == ZYDIS_ISA_EXT_AVX || z->meta.isa_ext == ZYDIS_ISA_EXT_AVX2 ? FP_AVX : FP_NONE;
-    if (z->meta.isa_ext == ZYDIS_ISA_EXT_X87)
+    if (z->meta.isa_ext == ZYDIS_ISA_EXT_X87 || (in->map == 0 && (in->opcode & 0xf8) == 0xd8)) /* Zydis counts FISTTP to SSE3 */
         return FP_X87;
     if (has_vec || z->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || z->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
         return FP_SSE;
@@ -315,9 +320,35 @@ static void implied_segment(struct insn *in, const ZydisDecodedOperand *z)
     in->mem.seg = seg_of(z->mem.segment);
 }
 
-/* Whether an EVEX opmask suppresses the faults of masked-out memory elements (SDM vol. 2, "Exceptions Classifications of EVEX Instructions"). */
-static void masking_from(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *mem)
+static const struct {
+    uint8_t elements, lanes;
+} broadcast_of[] = {
+    [ZYDIS_BROADCAST_MODE_1_TO_2] = { 1, 2 },   [ZYDIS_BROADCAST_MODE_1_TO_4] = { 1, 4 },   [ZYDIS_BROADCAST_MODE_1_TO_8] = { 1, 8 },
+    [ZYDIS_BROADCAST_MODE_1_TO_16] = { 1, 16 }, [ZYDIS_BROADCAST_MODE_1_TO_32] = { 1, 32 }, [ZYDIS_BROADCAST_MODE_1_TO_64] = { 1, 64 },
+    [ZYDIS_BROADCAST_MODE_2_TO_4] = { 2, 4 },   [ZYDIS_BROADCAST_MODE_2_TO_8] = { 2, 8 },   [ZYDIS_BROADCAST_MODE_2_TO_16] = { 2, 16 },
+    [ZYDIS_BROADCAST_MODE_4_TO_8] = { 4, 8 },   [ZYDIS_BROADCAST_MODE_4_TO_16] = { 4, 16 }, [ZYDIS_BROADCAST_MODE_8_TO_16] = { 8, 16 },
+};
+
+/* Elements of the memory operand and lanes of the opmask. Without a broadcast a lane is what the opmask writes, which may be several elements (VPDPBUSD) or
+ * less than there is room for (VCVTPD2PS). */
+static void masked_lanes(const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, const ZydisDecodedOperand *mem, unsigned *elements, unsigned *lanes)
 {
+    ZydisBroadcastMode mode = z->avx.broadcast.mode;
+    if (mode != ZYDIS_BROADCAST_MODE_INVALID) {
+        *elements = broadcast_of[mode].elements;
+        *lanes = broadcast_of[mode].lanes;
+        return;
+    }
+    *elements = mem->element_count;
+    if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && kind_of(ZydisRegisterGetClass(op[0].reg.value)) == OPND_VEC && op[0].element_count < *elements)
+        *elements = op[0].element_count;
+    *lanes = *elements;
+}
+
+/* Whether an EVEX opmask suppresses the faults of masked-out memory elements (SDM vol. 2, "Exceptions Classifications of EVEX Instructions"). */
+static void masking_from(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op, const ZydisDecodedOperand *mem)
+{
+    unsigned elements, lanes;
     switch (z->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_E1:
     case ZYDIS_EXCEPTION_CLASS_E2:
@@ -326,13 +357,26 @@ static void masking_from(struct insn *in, const ZydisDecodedInstruction *z, cons
     case ZYDIS_EXCEPTION_CLASS_E5:
     case ZYDIS_EXCEPTION_CLASS_E6:
     case ZYDIS_EXCEPTION_CLASS_E10:
+    case ZYDIS_EXCEPTION_CLASS_E11:
         break;
     default:
         return;
     }
+    switch (z->mnemonic) { /* E4NF, though Zydis says E4: all of the operand is read */
+    case ZYDIS_MNEMONIC_VDBPSADBW:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+    case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+    case ZYDIS_MNEMONIC_VPSHUFBITQMB:
+        return;
+    default:
+        break;
+    }
     if (in->enc != ENC_EVEX || in->evex_aaa == 0 || in->mem.is_vsib || mem->element_size < 8)
         return;
-    in->mem.masked_bytes = (uint8_t)(mem->element_size / 8);
+    masked_lanes(z, op, mem, &elements, &lanes);
+    in->mem.masked_bytes = (uint8_t)(in->mem.bytes / elements);
+    in->mem.masked_lanes = (uint8_t)lanes;
     in->mem.is_packed = z->meta.category == ZYDIS_CATEGORY_COMPRESS || z->meta.category == ZYDIS_CATEGORY_EXPAND;
 }
 
@@ -381,8 +425,8 @@ int insn_decode(struct insn *out, const uint8_t *bytes, unsigned avail, unsigned
         if (op[i].type != ZYDIS_OPERAND_TYPE_MEMORY || out->has_mem)
             continue;
         if (op[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
-            mem_from(out, &op[i]);
-            masking_from(out, &z, &op[i]);
+            mem_from(out, &z, &op[i]);
+            masking_from(out, &z, op, &op[i]);
         } else {
             implied_segment(out, &op[i]);
         }

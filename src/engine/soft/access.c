@@ -93,7 +93,7 @@ static uint8_t breakpoints_find(const struct soft_vcpu *sv, uint64_t addr, unsig
     return breakpoints_met(sv->v.cpu.dr, sv->v.cpu.dr7, addr, bytes, kinds);
 }
 
-static void note_data(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access)
+void access_note_data(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access)
 {
     if (sv->is_checking && !(access & ACCESS_IMPLICIT))
         sv->dr6_hits |= breakpoints_find(sv, gva, bytes, access & ACCESS_WRITE ? 1u << 1 | 1u << 3 : 1u << 3);
@@ -278,7 +278,7 @@ enum step linear_read(struct soft_vcpu *sv, gva_t gva, void *buf, unsigned bytes
         }
         to += span[i].bytes;
     }
-    note_data(sv, gva, bytes, ACCESS_READ | (access & ACCESS_IMPLICIT));
+    access_note_data(sv, gva, bytes, ACCESS_READ | (access & ACCESS_IMPLICIT));
     return STEP_NEXT;
 }
 
@@ -313,7 +313,7 @@ enum step linear_write(struct soft_vcpu *sv, gva_t gva, const void *buf, unsigne
         span_write(sv, &span[i], from);
         from += span[i].bytes;
     }
-    note_data(sv, gva, bytes, ACCESS_WRITE | (access & ACCESS_IMPLICIT));
+    access_note_data(sv, gva, bytes, ACCESS_WRITE | (access & ACCESS_IMPLICIT));
     return STEP_NEXT;
 }
 

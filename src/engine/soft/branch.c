@@ -52,10 +52,15 @@ static bool has_plain_size(const struct tc *tc, const struct insn *in, enum bran
     return in->op_bytes == word_bytes(tc) && !in->has_66;
 }
 
-static bool push_is_inline(const struct insn *in)
+static bool mem_is_inline(const struct tc *tc, const struct insn *in)
+{
+    return is_64(tc) || ((tc->key & KEY_ORDINARY) && in->mem.seg != SEG_CS);
+}
+
+static bool push_is_inline(const struct tc *tc, const struct insn *in)
 {
     const struct opnd *o = &in->opnd[0];
-    return o->kind == OPND_IMM || (o->kind == OPND_GPR && o->reg != GPR_RSP);
+    return o->kind == OPND_IMM || o->kind == OPND_GPR || (o->kind == OPND_MEM && mem_is_inline(tc, in));
 }
 
 /* Targets of direct branches with a CS that is not flat: in the page, so that a link does, and within the limit. */
@@ -72,7 +77,7 @@ static bool target_is_inline(const struct tc *tc, const struct tc_insn *ti)
     if (!(tc->key & KEY_FLAT_CS))
         return o->kind == OPND_REL && target_is_near(tc, ti);
     if (o->kind == OPND_MEM)
-        return is_64(tc) || ((tc->key & KEY_ORDINARY) && in->mem.seg != SEG_CS);
+        return mem_is_inline(tc, in);
     return o->kind == OPND_REL || o->kind == OPND_GPR;
 }
 
@@ -94,9 +99,9 @@ enum tc_class branch_class(struct tc *tc, const struct tc_insn *ti)
     case BRANCH_RET:
         return has_inline_stack(tc) && is_flat_cs ? CLASS_BRANCH : CLASS_EXEC;
     case BRANCH_PUSH:
-        return has_inline_stack(tc) && push_is_inline(in) ? CLASS_STACK : CLASS_EXEC;
+        return has_inline_stack(tc) && push_is_inline(tc, in) ? CLASS_STACK : CLASS_EXEC;
     case BRANCH_POP:
-        return has_inline_stack(tc) && in->opnd[0].kind == OPND_GPR && in->opnd[0].reg != GPR_RSP ? CLASS_STACK : CLASS_EXEC;
+        return has_inline_stack(tc) && in->opnd[0].kind == OPND_GPR && (in->opnd[0].reg != GPR_RSP || is_64(tc)) ? CLASS_STACK : CLASS_EXEC;
     default:
         return has_inline_stack(tc) && stack_bytes(tc) == word_bytes(tc) && word_bytes(tc) > 2 ? CLASS_STACK : CLASS_EXEC;
     }
@@ -222,11 +227,27 @@ static void emit_word(struct tc *tc, unsigned op, unsigned reg)
     emit_base(&tc->e, is_64(tc), op, reg, T0);
 }
 
+void branch_emit_store_slot(struct tc *tc, const struct tc_insn *ti, uint32_t field)
+{
+    int n = (int)word_bytes(tc);
+    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
+    emit_gs(&tc->e, true, OP_MOV_LOAD, T1, field);
+    emit_word(tc, OP_MOV_STORE, T1);
+    emit_add_rsp(tc, -n);
+}
+
 static void emit_push(struct tc *tc, const struct tc_insn *ti)
 {
     struct emit *e = &tc->e;
     const struct opnd *o = &ti->in.opnd[0];
     int n = (int)word_bytes(tc);
+    if (o->kind == OPND_MEM) {
+        probe_operand(tc, ti);
+        emit_word(tc, OP_MOV_LOAD, T0);
+        emit_gs(e, true, OP_MOV_STORE, T0, FIELD(scratch));
+        branch_emit_store_slot(tc, ti, FIELD(scratch));
+        return;
+    }
     probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
     unsigned h = o->kind == OPND_GPR ? host_of(o->reg) : T1;
     if (o->kind == OPND_IMM) {
@@ -236,15 +257,6 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
         emit_gs(e, true, OP_MOV_LOAD, T1, GPR_AT(o->reg));
     }
     emit_word(tc, OP_MOV_STORE, h);
-    emit_add_rsp(tc, -n);
-}
-
-void branch_emit_store_slot(struct tc *tc, const struct tc_insn *ti, uint32_t field)
-{
-    int n = (int)word_bytes(tc);
-    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
-    emit_gs(&tc->e, true, OP_MOV_LOAD, T1, field);
-    emit_word(tc, OP_MOV_STORE, T1);
     emit_add_rsp(tc, -n);
 }
 
@@ -259,6 +271,8 @@ static void emit_pop(struct tc *tc, const struct tc_insn *ti)
     } else {
         emit_word(tc, OP_MOV_LOAD, h);
     }
+    if (reg == GPR_RSP)
+        return; /* the value popped replaces the increment */
     emit_add_rsp(tc, (int)word_bytes(tc));
 }
 

@@ -4,6 +4,7 @@
  * their blocks; links; invalidation. Everything but the lookups runs under code_lock; lookups take no lock, because pages and blocks are only freed while all
  * vCPUs are stopped.
  */
+#include "base/guard.h"
 #include "engine/soft/code.h"
 #include "engine/soft/light.h"
 
@@ -335,14 +336,14 @@ static bool page_differs(const struct code_page *p)
 
 static void line_refresh(struct soft_vm *svm, struct code_page *p, unsigned line)
 {
-    const uint64_t *now = (const uint64_t *)(p->host_page + line * LINE_BYTES);
+    uint64_t now[LINE_BYTES / 8] = { 0 };
     uint64_t *then = (uint64_t *)(void *)(p->copy + line * LINE_BYTES);
     bool is_covered = p->covered >> line & 1;
+    guard_copy(now, (const void *)(uintptr_t)(p->host_page + line * LINE_BYTES), LINE_BYTES); /* if it fails, find_block sees it */
     for (unsigned i = 0; i < LINE_BYTES / 8; i++) {
-        uint64_t word = __atomic_load_n(&now[i], __ATOMIC_RELAXED);
-        if (then[i] == word)
+        if (then[i] == now[i])
             continue;
-        then[i] = word;
+        then[i] = now[i];
         if (is_covered)
             cache_invalidate(svm, p, line * LINE_BYTES + i * 8, 8);
     }

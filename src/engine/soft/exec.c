@@ -160,11 +160,14 @@ static enum step run_copy(struct soft_vcpu *sv, const uint8_t *code, const void 
     return why == LEAVE_BOUNCED ? STEP_NEXT : STEP_FAULT;
 }
 
-/* A host address on which the instruction may run in place: plain RAM in one page. Stores to pages with translations are followed by code_page_written. */
+/*
+ * A host address on which the instruction may run in place: plain RAM in one page. With breakpoints too: a locked instruction must be atomic. Stores to pages
+ * with translations are followed by code_page_written.
+ */
 static hva_t place_in_ram(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool is_write, struct page_place *place, enum step *s)
 {
     *s = STEP_NEXT;
-    if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES || sv->is_checking)
+    if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES)
         return NULL;
     if (tlb_place(sv, gva, (is_write ? ACCESS_WRITE : ACCESS_READ) | (sv->is_user ? ACCESS_USER : 0), place)) {
         *s = STEP_FAULT;
@@ -187,7 +190,8 @@ static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const 
     uint8_t *operand = sv->bounce + (gva & 63);
     unsigned bytes = in->mem.bytes;
     bool is_write = in->mem.access & OPND_WRITE;
-    bool is_read = (in->mem.access & OPND_READ) || may_skip_store(sv, in);
+    /* A masked store leaves what it does not write. */
+    bool is_read = (in->mem.access & OPND_READ) || (is_write && in->evex_aaa) || may_skip_store(sv, in);
     enum step s = is_write ? linear_probe_write(sv, gva, bytes, ACCESS_WRITE) : STEP_NEXT;
     if (s == STEP_NEXT && is_read)
         s = linear_read(sv, gva, operand, bytes, ACCESS_READ);
@@ -198,21 +202,23 @@ static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const 
     return s;
 }
 
-/* The opmask as bits of elements that are accessed; a broadcast reads its one element if any lane wants it. */
-static uint64_t active_elements(struct soft_vcpu *sv, const struct insn *in, unsigned n)
+/* The memory operand's elements that the opmask selects. */
+static uint64_t active_elements(struct soft_vcpu *sv, const struct insn *in)
 {
     const struct fpu_component *k = fpu_component(FPU_COMP_OPMASK);
+    unsigned n = in->mem.bytes / in->mem.masked_bytes, lanes = in->mem.masked_lanes;
+    uint64_t active = 0;
     fp_put(sv);
     uint64_t mask = fpu_in_use(sv, FPU_COMP_OPMASK) ? fpu_get(sv, k->offset + 8u * in->evex_aaa, 8) : 0;
-    uint64_t lanes = (64u << in->vex_l) / 4 / in->mem.masked_bytes; /* 16, 32 or 64 bytes of elements */
-    if (n == 1 && in->evex_b)
-        return (mask & (lanes >= 64 ? ~0ull : (1ull << lanes) - 1)) != 0;
-    mask &= n >= 64 ? ~0ull : (1ull << n) - 1;
+    mask &= lanes >= 64 ? ~0ull : (1ull << lanes) - 1;
+    for (unsigned at = 0; at < lanes; at += n)
+        active |= mask >> at;
+    active &= n >= 64 ? ~0ull : (1ull << n) - 1;
     if (in->mem.is_packed) {
-        unsigned count = (unsigned)__builtin_popcountll(mask);
-        mask = count >= 64 ? ~0ull : (1ull << count) - 1;
+        unsigned count = (unsigned)__builtin_popcountll(active);
+        active = count >= 64 ? ~0ull : (1ull << count) - 1;
     }
-    return mask;
+    return active;
 }
 
 enum pass { PASS_PROBE, PASS_READ, PASS_WRITE };
@@ -234,10 +240,9 @@ static enum step masked_pass(struct soft_vcpu *sv, const struct insn *in, gva_t 
 }
 
 /* Element by element on the bounce buffer, touching only what the opmask selects. */
-static enum step run_masked(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code, gva_t gva)
+static enum step run_masked(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code, gva_t gva, uint64_t active)
 {
     uint8_t *operand = sv->bounce + (gva & 63);
-    uint64_t active = active_elements(sv, in, in->mem.bytes / in->mem.masked_bytes);
     bool is_write = in->mem.access & OPND_WRITE;
     enum step s = is_write ? masked_pass(sv, in, gva, operand, active, PASS_PROBE) : masked_pass(sv, in, gva, operand, active, PASS_READ);
     if (s == STEP_NEXT)
@@ -247,10 +252,19 @@ static enum step run_masked(struct soft_vcpu *sv, const struct insn *in, const u
     return s;
 }
 
+/* #GP for alignment comes before all other faults of the operand. */
+static bool is_misaligned_vector(const struct soft_vcpu *sv, const struct insn *in, uint64_t ea)
+{
+    if (in->mem.bytes < 16 || !insn_needs_alignment(in))
+        return false;
+    bool has_base = sv->mode_bits != 64 || in->mem.seg >= SEG_FS;
+    return (ea + (has_base ? sv->v.cpu.seg[in->mem.seg].base : 0)) & (in->mem.bytes - 1u);
+}
+
 /* #MF of an earlier x87 instruction comes before any fault of this one's operand. */
 static enum step x87_check_pending(struct soft_vcpu *sv, const struct insn *in)
 {
-    if (in->fp_class != FP_X87 || insn_is_x87_unchecked(in))
+    if ((in->fp_class != FP_X87 && in->fp_class != FP_MMX) || insn_is_x87_unchecked(in))
         return STEP_NEXT;
     fp_put(sv);
     return fpu_is_mf_pending(sv) ? step_fault(sv, VEC_MF) : STEP_NEXT;
@@ -260,18 +274,21 @@ static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, con
 {
     gva_t gva;
     bool is_write = in->mem.access & OPND_WRITE;
+    uint64_t ea = insn_ea(sv, in), active = in->mem.masked_bytes ? active_elements(sv, in) : 1;
     enum step s = x87_check_pending(sv, in);
     if (s != STEP_NEXT)
         return s;
-    s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), in->mem.bytes, is_write, &gva);
+    if (!active) /* not even the address matters */
+        return run_copy(sv, code, sv->bounce);
+    if (is_misaligned_vector(sv, in, ea))
+        return step_fault_code(sv, VEC_GP, 0);
+    s = seg_linear(sv, in->mem.seg, ea, in->mem.bytes, is_write, &gva);
     if (s != STEP_NEXT)
         return s;
-    if (in->mem.bytes >= 16 && (gva & (in->mem.bytes - 1u)) && insn_needs_alignment(in))
-        return step_fault_code(sv, VEC_GP, 0); /* before a page fault */
     if (sv->is_checking && in->mem.bytes <= 8 && access_is_misaligned(sv, gva, in->mem.bytes))
         return step_fault_code(sv, VEC_AC, 0);
     if (in->mem.masked_bytes)
-        return run_masked(sv, in, code, gva);
+        return run_masked(sv, in, code, gva, active);
     struct page_place place;
     hva_t host = place_in_ram(sv, gva, in->mem.bytes, is_write, &place, &s);
     if (s == STEP_FAULT && sv->fault.vector == VEC_GP && in->mem.seg == SEG_SS)
@@ -281,6 +298,8 @@ static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, con
     if (!host)
         return run_bounced(sv, in, code, gva);
     s = run_copy(sv, code, host);
+    if (s == STEP_NEXT)
+        access_note_data(sv, gva, in->mem.bytes, is_write ? ACCESS_WRITE : ACCESS_READ);
     if (s == STEP_NEXT && is_write && place.slot) {
         memslot_mark_dirty(place.slot, place.gpa);
         if (place.is_code)
@@ -309,7 +328,7 @@ static enum step fp_check(struct soft_vcpu *sv, const struct insn *in)
     if (in->fp_class == FP_NONE || translate_fp_is_enabled(sv->key, in))
         return in->enc != ENC_LEGACY && (!(c->cr0 & CR0_PE) || (c->rflags & RFLAGS_VM)) ? step_fault(sv, VEC_UD) : STEP_NEXT;
     if (in->fp_class == FP_X87) /* WAIT minds MP and TS together, never EM */
-        return in->bytes[in->len - 1] == 0x9b && in->mnemonic == INSN_FWAIT && (c->cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) ? STEP_NEXT : step_fault(sv, VEC_NM);
+        return in->map == 0 && in->opcode == 0x9b && (c->cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) ? STEP_NEXT : step_fault(sv, VEC_NM);
     bool is_ud = in->fp_class == FP_MMX ? (c->cr0 & CR0_EM) : in->fp_class == FP_SSE ? (c->cr0 & CR0_EM) || !(c->cr4 & CR4_OSFXSR) : false;
     if (in->fp_class == FP_AVX || in->fp_class == FP_AVX512) {
         uint64_t need = XCR0_SSE | XCR0_AVX | (in->fp_class == FP_AVX512 ? XCR0_AVX512 : 0);

@@ -4,6 +4,7 @@
  * Mode", "Debug Registers"). Not MSRs. Called by exec.c through the helper table on the vCPU's own thread; no lock.
  * Order everywhere: #UD, privilege, value checks, then commit, then mode_update() and tlb_flush().
  */
+#include "engine/soft/asid.h"
 #include "engine/soft/help_misc.h"
 #include "engine/soft/light.h"
 
@@ -65,11 +66,11 @@ static unsigned cr_phys_bits(const struct soft_vcpu *sv)
     return bits >= 32 && bits <= 52 ? bits : 36;
 }
 
-/* Translations carry no PCID here, so the no-flush hint of bit 63 is dropped and all but global pages are flushed: allowed by SDM vol. 3A, "Caching Translation
- * Information". */
 static enum step cr3_write(struct soft_vcpu *sv, uint64_t value)
 {
     struct cpu_state *c = &sv->v.cpu;
+    uint64_t old = c->cr3;
+    bool keep = value & CR3_NO_FLUSH;
     if (c->efer & EFER_LMA) {
         if (c->cr4 & CR4_PCIDE)
             value &= ~CR3_NO_FLUSH;
@@ -79,7 +80,10 @@ static enum step cr3_write(struct soft_vcpu *sv, uint64_t value)
     if (cr_uses_pdptes(c->cr0, c->cr4, c->efer) && pdpte_load(sv, value))
         return cr_gp(sv);
     c->cr3 = value;
-    tlb_flush_local(sv);
+    if (c->cr4 & CR4_PCIDE)
+        asid_switch(sv, old, value, keep);
+    else
+        tlb_flush_local(sv);
     return STEP_NEXT;
 }
 
@@ -346,12 +350,16 @@ enum step help_invpcid(struct soft_vcpu *sv, const struct insn *in)
         return cr_gp(sv);
     if (type == 0 && !misc_is_canonical(sv, desc[1]))
         return cr_gp(sv);
-    bool is_current = desc[0] == (c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0); /* nothing of another PCID is cached */
+    bool is_current = desc[0] == (c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0);
+    if (type == 2)
+        tlb_flush(sv);
+    else if (type == 3)
+        asid_drop_all(sv);
+    else
+        asid_drop(sv, (unsigned)desc[0]);
     if (type == 0 && is_current)
         tlb_flush_page(sv, desc[1]);
-    else if (type == 2)
-        tlb_flush(sv);
-    else if (type == 3 || is_current)
+    else if (type == 3 || (type == 1 && is_current))
         tlb_flush_local(sv);
     return STEP_NEXT;
 }

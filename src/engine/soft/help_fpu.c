@@ -71,6 +71,15 @@ bool fpu_is_mf_pending(const struct soft_vcpu *sv)
     return fpu_get(sv, FPU_FSW, 2) & ~fpu_get(sv, FPU_FCW, 2) & 0x3f;
 }
 
+void fpu_settle_control(struct soft_vcpu *sv)
+{
+    fpu_set(sv, FPU_FCW, 2, (fpu_get(sv, FPU_FCW, 2) & 0x1f3f) | 0x40);
+    uint64_t fsw = fpu_get(sv, FPU_FSW, 2) & 0x7f7f;
+    if (fsw & ~fpu_get(sv, FPU_FCW, 2) & 0x3f)
+        fsw |= 0x8080;
+    fpu_set(sv, FPU_FSW, 2, fsw);
+}
+
 void fpu_turn_registers(struct soft_vcpu *sv, unsigned old_top, unsigned new_top)
 {
     uint8_t old[128];
@@ -144,6 +153,7 @@ enum step help_fxrstor(struct soft_vcpu *sv, const struct insn *in)
     fpu_materialise(sv, FPU_COMP_X87);
     fpu_materialise(sv, FPU_COMP_SSE);
     light_copy(sv->v.cpu.xsave, area, fxsave_bytes(sv, in));
+    fpu_settle_control(sv);
     fpu_set(sv, FPU_MXCSR, 4, mxcsr);
     fpu_set(sv, FPU_MXCSR_MASK, 4, mask);
     return STEP_NEXT;
@@ -223,15 +233,6 @@ static uint32_t env_get(const uint8_t *env, unsigned word_bytes, unsigned index)
     return value;
 }
 
-/* ES and B follow the exception bits and masks. */
-static void env_update_summary(struct soft_vcpu *sv)
-{
-    uint64_t fsw = fpu_get(sv, FPU_FSW, 2) & 0x7f7f;
-    if (fsw & ~fpu_get(sv, FPU_FCW, 2) & 0x3f)
-        fsw |= 0x8080;
-    fpu_set(sv, FPU_FSW, 2, fsw);
-}
-
 static void env_decode(struct soft_vcpu *sv, const uint8_t *env, unsigned bytes)
 {
     unsigned w = bytes / 7, used = 0;
@@ -245,13 +246,13 @@ static void env_decode(struct soft_vcpu *sv, const uint8_t *env, unsigned bytes)
     } else if (w == 4) {
         fop = env_get(env, w, 4) >> 16;
     }
-    fpu_set(sv, FPU_FCW, 2, (env_get(env, w, 0) & 0x1f3f) | 0x40);
+    fpu_set(sv, FPU_FCW, 2, env_get(env, w, 0));
     fpu_set(sv, FPU_FSW, 2, env_get(env, w, 1));
     fpu_set(sv, FPU_FTW, 2, used);
     fpu_set(sv, FPU_FOP, 2, fop & 0x7ff);
     fpu_set(sv, FPU_FIP, 8, fip);
     fpu_set(sv, FPU_FDP, 8, fdp);
-    env_update_summary(sv);
+    fpu_settle_control(sv);
 }
 
 /* #NM, then for the waiting forms #MF; leaves the x87 state in cpu.xsave. */
@@ -280,7 +281,7 @@ enum step help_fnstenv(struct soft_vcpu *sv, const struct insn *in)
     if (s != STEP_NEXT)
         return s;
     fpu_set(sv, FPU_FCW, 2, fpu_get(sv, FPU_FCW, 2) | 0x3f);
-    env_update_summary(sv);
+    fpu_settle_control(sv);
     return STEP_NEXT;
 }
 

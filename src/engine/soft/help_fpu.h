@@ -66,6 +66,9 @@ void fpu_make_initial(struct soft_vcpu *sv, unsigned component);
 /* The image keeps registers in stack order: physical registers stay where they are, so the image turns when TOP changes. */
 void fpu_turn_registers(struct soft_vcpu *sv, unsigned old_top, unsigned new_top);
 
+/* After a load of FCW and FSW: fixed bits, and ES and B follow the exception bits and masks. */
+void fpu_settle_control(struct soft_vcpu *sv);
+
 /* MXCSR bits that may be set. */
 uint32_t fpu_mxcsr_mask(const struct soft_vcpu *sv);
 

@@ -4,6 +4,7 @@
  * the other helpers share. Called by exec.c through the helper table on the vCPU's own thread; no lock.
  */
 #include "engine/soft/help_misc.h"
+#include "engine/soft/tlb.h"
 
 uint32_t misc_cpuid(const struct vcpu *v, uint32_t function, uint32_t index, unsigned reg)
 {
@@ -197,9 +198,24 @@ static uint64_t misc_bit_atomic(hva_t host, unsigned bytes, enum bit_op op, uint
     BIT_ATOMIC(uint64_t);
 }
 
+/* Does the locked operation in place. False: not plain RAM of one page, or a fault; nothing was done. */
+static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enum bit_op op, uint64_t mask, uint64_t *old)
+{
+    struct page_place p;
+    if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES || tlb_place(sv, gva, ACCESS_WRITE | (sv->is_user ? ACCESS_USER : 0), &p) || !p.host)
+        return false;
+    *old = misc_bit_atomic(p.host, bytes, op, mask);
+    access_note_data(sv, gva, bytes, ACCESS_WRITE);
+    if (p.slot)
+        memslot_mark_dirty(p.slot, p.gpa);
+    if (p.is_code)
+        code_page_written(sv, p.gpa, bytes);
+    return true;
+}
+
 /*
  * The bit offset is signed and reaches beyond the operand: the word that holds the bit is the operand (SDM vol. 2, BT). A LOCK form on plain RAM is atomic;
- * on MMIO, on a page with translations or across a page it is a read followed by a write.
+ * on MMIO or across a page it is a read followed by a write.
  */
 enum step help_bit_string(struct soft_vcpu *sv, const struct insn *in)
 {
@@ -213,10 +229,7 @@ enum step help_bit_string(struct soft_vcpu *sv, const struct insn *in)
     enum step s = seg_linear(sv, in->mem.seg, ea, bytes, op != BIT_TEST, &gva);
     if (s != STEP_NEXT)
         return s;
-    hva_t host = in->has_lock && op != BIT_TEST ? linear_host(sv, gva, bytes, true) : NULL;
-    if (host) {
-        value = misc_bit_atomic(host, bytes, op, mask);
-    } else {
+    if (!in->has_lock || op == BIT_TEST || !misc_bit_locked(sv, gva, bytes, op, mask, &value)) {
         /* The probe comes first so that a read of MMIO is not made for a write that faults. */
         if (op != BIT_TEST)
             s = linear_probe_write(sv, gva, bytes, ACCESS_WRITE);

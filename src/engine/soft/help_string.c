@@ -279,8 +279,15 @@ static enum step string_run(struct soft_vcpu *sv, const struct insn *in, const s
     bool has_chunks = op.is_rep && !op.is_backward && k->chunk && !is_stepping(sv);
     uint64_t count, spent = 0;
 
-    if (op.is_rep && op.addr_bytes == 4 && string_count(sv, &op) == 0)
-        gpr_write(sv, GPR_RCX, 4, 0); /* ECX is written even so: RCX loses its upper half */
+    if (op.is_rep && op.addr_bytes == 4 && string_count(sv, &op) == 0) {
+        /* Registers are written even so: they lose their upper halves, as on Intel's processors. */
+        gpr_write(sv, GPR_RCX, 4, 0);
+        if (k->has_dest && !k->is_compare) {
+            gpr_write(sv, GPR_RDI, 4, sv->v.cpu.gpr[GPR_RDI]);
+            if (k->has_source)
+                gpr_write(sv, GPR_RSI, 4, sv->v.cpu.gpr[GPR_RSI]);
+        }
+    }
     while ((count = string_count(sv, &op)) != 0) {
         uint64_t n = has_chunks && count > 1 ? k->chunk(sv, &op, count, ends_on_zf) : 0;
         if (n == 0) {

@@ -221,6 +221,7 @@ static void xrstor_x87(struct soft_vcpu *sv, const struct insn *in, uint8_t *are
     }
     light_copy(sv->v.cpu.xsave, area, FPU_MXCSR);
     light_copy(&sv->v.cpu.xsave[FPU_ST], &area[FPU_ST], FPU_XMM - FPU_ST);
+    fpu_settle_control(sv);
 }
 
 /* One requested component: from the area, or initial. Registers that the mode cannot name keep their values either way. */

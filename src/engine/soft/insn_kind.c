@@ -47,7 +47,7 @@ bool insn_needs_alignment(const struct insn *in)
     case ZYDIS_MNEMONIC_CMPXCHG16B:
         return true;
     default:
-        return in->enc == ENC_LEGACY && in->mem.bytes == 16 && in->fp_class == FP_SSE;
+        return in->enc == ENC_LEGACY && in->mem.bytes == 16 && (in->fp_class == FP_SSE || in->fp_class == FP_MMX);
     }
 }
 

@@ -88,8 +88,11 @@ static struct block *find_block(struct soft_vcpu *sv, enum step *s)
             b = make_block(sv, gva, host, &again);
         if (again)
             continue;
-        if (b && (sv->key & KEY_FLAT_CS))
-            sv->jump_cache[sv->is_user][jump_cache_index(gva)] = b->start + soft_vm_of(sv)->cache.to_exec;
+        if (b && (sv->key & KEY_FLAT_CS)) {
+            unsigned index = jump_cache_index(gva);
+            sv->jump_cache[sv->is_user][index] = b->start + soft_vm_of(sv)->cache.to_exec;
+            sv->jump_cache_used[sv->is_user] |= 1ull << (index / (JUMP_CACHE_ENTRIES / 64));
+        }
         return b;
     }
 }

@@ -44,12 +44,24 @@ void guest_mode_enter(struct soft_vcpu *sv)
     }
 }
 
-void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user)
+static void jump_entries_clear(struct soft_vcpu *sv, const void **at, size_t n)
 {
     const void *miss = soft_vm_of(sv)->stubs.lookup;
-    const void **at = sv->jump_cache[is_user];
-    size_t n = JUMP_CACHE_ENTRIES;
-    __asm__ volatile("rep stosq" : "+D"(at), "+c"(n) : "a"(miss) : "memory");
+    for (size_t i = 0; i < n; i++)
+        at[i] = miss;
+}
+
+void jump_cache_init(struct soft_vcpu *sv)
+{
+    jump_entries_clear(sv, &sv->jump_cache[0][0], 2 * (size_t)JUMP_CACHE_ENTRIES);
+}
+
+void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user)
+{
+    const size_t group = JUMP_CACHE_ENTRIES / 64;
+    for (uint64_t left = sv->jump_cache_used[is_user]; left; left &= left - 1)
+        jump_entries_clear(sv, &sv->jump_cache[is_user][(size_t)__builtin_ctzll(left) * group], group);
+    sv->jump_cache_used[is_user] = 0;
 }
 
 void jump_cache_flush(struct soft_vcpu *sv)

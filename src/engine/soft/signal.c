@@ -1,19 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Hardware faults in translated code become the guest's: the signal handler finds the guest instruction by the block's fault map, stores the registers and
- * resumes at the way out of translated code. All other signals go on to the handler that the client had installed.
+ * resumes at the way out of translated code. All other signals go on to the client's own action, whenever that was set (base/signals.h).
  */
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
 #include <ucontext.h>
 
+#include "base/signals.h"
 #include "engine/soft/code.h"
-#include "engine/soft/light.h"
 
 static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
-#define N_SIGNALS (sizeof signals / sizeof signals[0])
-static struct sigaction previous[N_SIGNALS];
 static pthread_once_t signal_once = PTHREAD_ONCE_INIT;
 static int signal_error;
 
@@ -94,23 +92,6 @@ static bool take(struct soft_vcpu *sv, ucontext_t *uc)
     return true;
 }
 
-static void chain(int sig, siginfo_t *info, void *context)
-{
-    for (unsigned i = 0; i < N_SIGNALS; i++) {
-        struct sigaction *p = &previous[i];
-        if (signals[i] != sig)
-            continue;
-        if (p->sa_flags & SA_SIGINFO) {
-            p->sa_sigaction(sig, info, context);
-        } else if (p->sa_handler == SIG_DFL || p->sa_handler == SIG_IGN) {
-            sigaction(sig, p, NULL); /* the instruction faults again and takes the default way */
-        } else {
-            p->sa_handler(sig);
-        }
-        return;
-    }
-}
-
 static _Thread_local struct soft_vcpu *current __attribute__((tls_model("initial-exec")));
 
 void signal_set_vcpu(struct soft_vcpu *sv)
@@ -121,18 +102,16 @@ void signal_set_vcpu(struct soft_vcpu *sv)
 static void handle(int sig, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
-    if (!current || !take(current, context))
-        chain(sig, info, context);
+    bool is_raised = info->si_code > 0; /* else somebody sent it, and the trap number is an old one's */
+    if (!is_raised || !current || !take(current, context))
+        signals_deliver(sig, info, context);
     errno = saved_errno;
 }
 
 static void install(void)
 {
-    struct sigaction sa = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-    sigemptyset(&sa.sa_mask);
-    for (unsigned i = 0; i < N_SIGNALS; i++)
-        if (sigaction(signals[i], &sa, &previous[i]) < 0)
-            signal_error = -errno;
+    for (unsigned i = 0; i < sizeof signals / sizeof signals[0] && !signal_error; i++)
+        signal_error = signals_claim(signals[i], handle);
 }
 
 int signal_init(void)

@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "engine/soft/asid.h"
 #include "engine/soft/code.h"
 #include "engine/soft/fp.h"
 #include "engine/soft/tlb.h"
@@ -69,12 +70,18 @@ static int soft_vcpu_init(struct vcpu *v)
         return -ENOMEM;
     for (unsigned i = 0; i < EXEC_CACHE_ENTRIES; i++)
         sv->exec_cache[i].gva = ~0ull;
+    if (asid_init(sv)) {
+        free(sv->exec_cache);
+        return -ENOMEM;
+    }
+    jump_cache_init(sv);
     tlb_flush(sv);
     return 0;
 }
 
 static void soft_vcpu_fini(struct vcpu *v)
 {
+    asid_fini(to_soft(v));
     free(to_soft(v)->exec_cache);
     to_soft(v)->exec_cache = NULL;
 }

@@ -53,15 +53,18 @@ struct block;
 struct soft_vcpu {
     struct vcpu v; /* first: GS points here */
 
-    struct fault fault;         /* of the last STEP_FAULT */
-    bool fp_loaded;             /* the guest's x87/vector state is in the hardware */
-    _Atomic bool in_guest_mode; /* see world_stop in run.c */
-    uint32_t key;               /* mode key of translations, rebuilt by mode_update() after anything that may change it */
-    uint8_t mode_bits;          /* of CS: 16 32 64 */
-    uint8_t stack_bytes;        /* stack address size 2 4 8 */
-    bool is_user;               /* CPL 3: selects TLB set 1 */
-    bool is_stepping;           /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_insn */
-    bool is_irq_waiting;        /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
+    struct fault fault;          /* of the last STEP_FAULT */
+    bool fp_loaded;              /* the guest's x87/vector state is in the hardware */
+    _Atomic bool in_guest_mode;  /* see world_stop in run.c */
+    uint32_t key;                /* mode key of translations, rebuilt by mode_update() after anything that may change it */
+    uint8_t mode_bits;           /* of CS: 16 32 64 */
+    uint8_t stack_bytes;         /* stack address size 2 4 8 */
+    bool is_user;                /* CPL 3: selects TLB set 1 */
+    bool is_stepping;            /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_insn */
+    bool is_irq_waiting;         /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
+    uint64_t jump_cache_used[2]; /* [is_user], bit n: entries n * 64 ... may hold a landing */
+    struct asid *asid;           /* asid.c */
+    unsigned asid_victim;
     uint32_t jump_cache_key[2]; /* mode key that the jump cache's entries were made for */
     bool is_checking;           /* data breakpoints or alignment checks: every access goes through access.c */
 
@@ -154,6 +157,8 @@ void smap_ac_changed(struct soft_vcpu *sv);
 /* The block cache's side of it (lock-free, no vector registers). */
 void jump_cache_flush(struct soft_vcpu *sv);
 void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user);
+void jump_cache_init(struct soft_vcpu *sv);
+void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva); /* a fetch entry for the page exists */
 bool code_page_has(struct vm *vm, gfn_t gfn);
 /* After a store to a page with translations. */
 void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes);
@@ -202,6 +207,8 @@ void stack_commit(struct soft_vcpu *sv, uint64_t sp);
 
 /* Notes I/O breakpoints on a port access (CR4.DE) in dr6_hits. */
 void access_note_io(struct soft_vcpu *sv, unsigned port, unsigned bytes);
+/* Notes data breakpoints on an access that was not made by the functions above. */
+void access_note_data(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access);
 /* Whether CR0.AM and RFLAGS.AC make this access of a program fault. */
 bool access_is_misaligned(const struct soft_vcpu *sv, gva_t gva, unsigned bytes);
 

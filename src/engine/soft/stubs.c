@@ -97,8 +97,12 @@ static const uint8_t caller_saved[] = { GPR_RAX, GPR_RCX, GPR_RDX, GPR_RSI, GPR_
 static const uint8_t *emit_fill(struct emit *e, const uint8_t *ret)
 {
     const uint8_t *at = emit_here(e);
+    static const uint8_t rest[] = { GPR_RBX, GPR_RSP, GPR_RBP, GPR_R12 }; /* rip was set by the block */
     for (unsigned i = 0; i < sizeof caller_saved; i++)
         emit_gs(e, true, OP_MOV_STORE, caller_saved[i], GPR_AT(caller_saved[i]));
+    for (unsigned i = 0; i < sizeof rest; i++)
+        emit_gs(e, true, OP_MOV_STORE, host_of(rest[i]), GPR_AT(rest[i]));
+    emit_mov_gs_imm32(e, FIELD(leave_reason), LEAVE_FILL);
     emit_gs(e, true, OP_MOV_LOAD, GPR_RDI, FIELD(self));
     emit_rr(e, true, OP_MOV_LOAD, GPR_RSI, T0);
     emit_rr(e, false, OP_MOV_LOAD, GPR_RDX, T1);
@@ -109,9 +113,6 @@ static const uint8_t *emit_fill(struct emit *e, const uint8_t *ret)
     emit_rr(e, true, OP_MOV_LOAD, T0, GPR_RAX);
     emit_rr(e, true, 0x85, GPR_RAX, GPR_RAX); /* test */
     uint8_t *hit = emit_jcc_forward(e, CC_NE, false);
-    static const uint8_t rest[] = { GPR_RBX, GPR_RSP, GPR_RBP, GPR_R12 }; /* rip was set by the block */
-    for (unsigned i = 0; i < sizeof rest; i++)
-        emit_gs(e, true, OP_MOV_STORE, host_of(rest[i]), GPR_AT(rest[i]));
     emit_mov_gs_imm32(e, FIELD(leave_reason), LEAVE_SLOW);
     emit_jmp(e, ret);
     emit_patch(e, hit);

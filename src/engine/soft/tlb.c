@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 
+#include "engine/soft/asid.h"
 #include "engine/soft/tlb.h"
 
 #define TLB_GROUP 16u /* entries per bit of tlb_clean */
@@ -57,6 +58,7 @@ void tlb_flush(struct soft_vcpu *sv)
     for (unsigned i = 0; i < 4; i++)
         sv->fetched[i] = 0;
     sv->phys_bits = 0; /* the client may have changed CPUID */
+    asid_drop_all(sv);
     jump_cache_flush(sv);
 }
 
@@ -152,6 +154,11 @@ void smap_ac_changed(struct soft_vcpu *sv)
     sv->n_smap_entries = 0;
 }
 
+void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva)
+{
+    sv->fetched[(gva >> PAGE_SHIFT) % 4] |= hash_bit(gva >> PAGE_SHIFT);
+}
+
 static void entry_install(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user, const struct walk_result *w, uint64_t host_page)
 {
     unsigned index = entry_index(gva);
@@ -168,7 +175,7 @@ static void entry_install(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, b
     else if (w->page_shift != PAGE_SHIFT)
         sv->large_4m |= hash_bit(gva >> 22);
     if (kind == TLB_FETCH)
-        sv->fetched[(gva >> PAGE_SHIFT) % 4] |= hash_bit(gva >> PAGE_SHIFT);
+        tlb_note_fetched(sv, gva);
     else if (!is_user && w->is_usermode && (sv->v.cpu.cr4 & CR4_SMAP)) {
         if (sv->n_smap_entries < SMAP_ENTRIES_MAX)
             sv->smap_entry[sv->n_smap_entries++] = (uint16_t)(kind * TLB_ENTRIES + index);

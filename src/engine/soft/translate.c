@@ -242,6 +242,16 @@ static void emit_operation(struct tc *tc, const struct insn *in, bool is_mem)
         emit_rr(&tc->e, true, OP_MOV_LOAD, GPR_RSI, T1);
         return;
     }
+    if (has_high_byte(in) && re.reg >= 8) { /* MOVZX, MOVSX, CRC32 from AH-BH to rSP, whose host register needs REX: through rsi too */
+        unsigned dest = re.reg;
+        emit_rr(&tc->e, true, OP_MOV_LOAD, T1, GPR_RSI);
+        emit_rr(&tc->e, true, OP_MOV_LOAD, GPR_RSI, dest);
+        re.reg = GPR_RSI;
+        emit_insn(&tc->e, in, &re);
+        emit_rr(&tc->e, true, OP_MOV_LOAD, dest, GPR_RSI);
+        emit_rr(&tc->e, true, OP_MOV_LOAD, GPR_RSI, T1);
+        return;
+    }
     emit_insn(&tc->e, in, &re);
     regs_write_back(tc, &r, in);
 }
