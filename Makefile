@@ -5,7 +5,7 @@ BUILD ?= build
 MESON_OPTS ?=
 export BUILD
 
-.PHONY: all setup demo test bench fuzz soak install clean lint format
+.PHONY: all setup demo test bench fuzz soak docs install clean lint format
 
 all: setup
 	@ninja -C $(BUILD)
@@ -30,10 +30,15 @@ fuzz: all
 	@VITRINE_FUZZ_SECONDS=$${VITRINE_FUZZ_SECONDS:-60} tools/run-tests $(BUILD) --suite fuzz
 
 soak: all
-	@tools/run-tests $(BUILD) --suite conform --suite guest --minutes $${SOAK_MINUTES:-10}
+	@tests/guest/soak $(BUILD)
 
+docs: all
+	@ninja -C $(BUILD) docs
+
+# PREFIX=/usr DESTDIR=/some/stage; without them what meson was set up with, /usr/local
 install: all
-	@ninja -C $(BUILD) install
+	@[ -z "$(PREFIX)" ] || meson configure $(BUILD) --prefix=$(PREFIX)
+	@DESTDIR=$(DESTDIR) ninja -C $(BUILD) install
 
 clean:
 	@rm -rf $(BUILD)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "vitrine/vitrine.h"
 #include "vmm/vmm.h"
 
 static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
@@ -24,26 +25,20 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
                                 "  --disk FILE[,ro]    a virtio disk over a raw file or block device; may be given several times\n"
                                 "  --net user|none     user: a virtio network card behind a NAT, the host's loopback at 10.0.2.2 (default none)\n"
                                 "  --device PATH       use the KVM device PATH of this machine instead of vitrine's own engine\n"
+                                "  --engine NAME       soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
                                 "  --stats             at the end, print to standard error what the VM consisted of and what it did\n"
                                 "  --marker TEXT       with --stats: when did the first console line with TEXT begin\n"
                                 "\n"
                                 "Ctrl-A x ends the virtual machine, Ctrl-A Ctrl-A sends one Ctrl-A.\n"
                                 "Exit status: 0 the guest powered off, 1 failure, 2 wrong usage, 128 + N ended by signal N.\n";
 
-enum boot_option { OPT_INITRD = 1, OPT_APPEND, OPT_CPUS, OPT_MEM, OPT_DISK, OPT_NET, OPT_DEVICE, OPT_STATS, OPT_MARKER, OPT_HELP };
+enum boot_option { OPT_INITRD = 1, OPT_APPEND, OPT_CPUS, OPT_MEM, OPT_DISK, OPT_NET, OPT_DEVICE, OPT_ENGINE, OPT_STATS, OPT_MARKER, OPT_HELP };
 
 static const struct option boot_options[] = {
-    { "initrd", required_argument, NULL, OPT_INITRD },
-    { "append", required_argument, NULL, OPT_APPEND },
-    { "cpus", required_argument, NULL, OPT_CPUS },
-    { "mem", required_argument, NULL, OPT_MEM },
-    { "disk", required_argument, NULL, OPT_DISK },
-    { "net", required_argument, NULL, OPT_NET },
-    { "device", required_argument, NULL, OPT_DEVICE },
-    { "stats", no_argument, NULL, OPT_STATS },
-    { "marker", required_argument, NULL, OPT_MARKER },
-    { "help", no_argument, NULL, OPT_HELP },
-    { NULL, 0, NULL, 0 },
+    { "initrd", required_argument, NULL, OPT_INITRD }, { "append", required_argument, NULL, OPT_APPEND }, { "cpus", required_argument, NULL, OPT_CPUS },
+    { "mem", required_argument, NULL, OPT_MEM },       { "disk", required_argument, NULL, OPT_DISK },     { "net", required_argument, NULL, OPT_NET },
+    { "device", required_argument, NULL, OPT_DEVICE }, { "engine", required_argument, NULL, OPT_ENGINE }, { "stats", no_argument, NULL, OPT_STATS },
+    { "marker", required_argument, NULL, OPT_MARKER }, { "help", no_argument, NULL, OPT_HELP },           { NULL, 0, NULL, 0 },
 };
 
 struct boot_args {
@@ -136,6 +131,10 @@ static int boot_parse_option(struct boot_args *args, int option, char *text)
     case OPT_DEVICE:
         config->device = text;
         config->port = &port_host;
+        return CLI_DONE;
+    case OPT_ENGINE:
+        if (vitrine_set_engine(text))
+            return cli_error(CLI_USAGE, "boot", "--engine takes 'soft' or 'soft,step', not '%s'", text);
         return CLI_DONE;
     case OPT_STATS:
         args->wants_stats = true;

@@ -73,32 +73,33 @@ static inline struct cpu *cpu_self(void)
     return (struct cpu *)(rsp & -(u64)CPU_BYTES);
 }
 
-/* Runs instructions that may trap; the value is the vector or NO_TRAP. Operands in registers or rip-relative memory only. Registers but r15 come back as they were. */
-#define TRY_SAVE                                                                                                               \
-    "mov %%rax, try_saved(%%rip); mov %%rcx, try_saved+8(%%rip); mov %%rdx, try_saved+16(%%rip); mov %%rbx, try_saved+24(%%rip)\n" \
+/* Runs instructions that may trap; the value is the vector or NO_TRAP. Operands in registers or rip-relative memory only. Registers but r15 come back as they
+ * were. */
+#define TRY_SAVE                                                                                                                       \
+    "mov %%rax, try_saved(%%rip); mov %%rcx, try_saved+8(%%rip); mov %%rdx, try_saved+16(%%rip); mov %%rbx, try_saved+24(%%rip)\n"     \
     "mov %%rsp, try_saved+32(%%rip); mov %%rbp, try_saved+40(%%rip); mov %%rsi, try_saved+48(%%rip); mov %%rdi, try_saved+56(%%rip)\n" \
     "lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip)\n"
-#define TRY_RESTORE                                                                                                            \
-    "\n9: movq $0, trap_fixup(%%rip)\n"                                                                                          \
+#define TRY_RESTORE                                                                                                                \
+    "\n9: movq $0, trap_fixup(%%rip)\n"                                                                                            \
     "mov try_saved(%%rip), %%rax; mov try_saved+8(%%rip), %%rcx; mov try_saved+16(%%rip), %%rdx; mov try_saved+24(%%rip), %%rbx\n" \
     "mov try_saved+32(%%rip), %%rsp; mov try_saved+40(%%rip), %%rbp; mov try_saved+48(%%rip), %%rsi; mov try_saved+56(%%rip), %%rdi\n"
-#define TRY(insn, ...)                                                                                                                             \
-    ({                                                                                                                                             \
-        trap_vector = NO_TRAP;                                                                                                                     \
+#define TRY(insn, ...)                                                                                                                              \
+    ({                                                                                                                                              \
+        trap_vector = NO_TRAP;                                                                                                                      \
         __asm__ volatile(TRY_SAVE "lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip)\n8: " insn TRY_RESTORE ::__VA_ARGS__ : "r15", "memory", "cc"); \
-        trap_vector;                                                                                                                               \
+        trap_vector;                                                                                                                                \
     })
 
 /* The same at CPL 3, in 64-bit code at USER_ALIAS with RFLAGS = flags. Comes back by INT 0x80 if nothing traps; trap_rax is RAX at the trap. */
-#define TRY_USER_FLAGS(flags, insn, ...)                                                                                              \
-    ({                                                                                                                                \
-        trap_vector = NO_TRAP;                                                                                                        \
-        user_flags = (flags);                                                                                                         \
+#define TRY_USER_FLAGS(flags, insn, ...)                                                                                               \
+    ({                                                                                                                                 \
+        trap_vector = NO_TRAP;                                                                                                         \
+        user_flags = (flags);                                                                                                          \
         __asm__ volatile(TRY_SAVE "push $0x2b; mov user_rsp(%%rip), %%r15; push %%r15; mov user_flags(%%rip), %%r15; push %%r15\n"     \
                                   "push $0x33; lea 8f(%%rip), %%r15; bts $39, %%r15; mov %%r15, trap_insn(%%rip); push %%r15; iretq\n" \
-                                  "8: " insn "\nint $0x80" TRY_RESTORE ::__VA_ARGS__                                                  \
-                         : "r15", "memory", "cc");                                                                                    \
-        trap_vector;                                                                                                                  \
+                                  "8: " insn "\nint $0x80" TRY_RESTORE ::__VA_ARGS__                                                   \
+                         : "r15", "memory", "cc");                                                                                     \
+        trap_vector;                                                                                                                   \
     })
 #define TRY_USER(insn, ...) TRY_USER_FLAGS(2, insn, ##__VA_ARGS__)
 extern volatile u64 user_flags, user_rsp, try_saved[8];
@@ -128,9 +129,19 @@ static inline void page_flush(u64 va)
 {
     __asm__ volatile("invlpg (%0)" ::"r"(va) : "memory");
 }
-#define READ_CR(n) ({ u64 cr_; __asm__ volatile("mov %%cr" #n ", %0" : "=r"(cr_)); cr_; })
+#define READ_CR(n)                                          \
+    ({                                                      \
+        u64 cr_;                                            \
+        __asm__ volatile("mov %%cr" #n ", %0" : "=r"(cr_)); \
+        cr_;                                                \
+    })
 #define WRITE_CR(n, value) __asm__ volatile("mov %0, %%cr" #n ::"r"((u64)(value)) : "memory")
-#define READ_DR(n) ({ u64 dr_; __asm__ volatile("mov %%dr" #n ", %0" : "=r"(dr_)); dr_; })
+#define READ_DR(n)                                          \
+    ({                                                      \
+        u64 dr_;                                            \
+        __asm__ volatile("mov %%dr" #n ", %0" : "=r"(dr_)); \
+        dr_;                                                \
+    })
 #define WRITE_DR(n, value) __asm__ volatile("mov %0, %%dr" #n ::"r"((u64)(value)) : "memory")
 static inline u64 msr_read(u32 index)
 {

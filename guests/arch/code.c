@@ -43,10 +43,12 @@ static void self(void)
     /* The next instruction, in the same block. */
     __asm__ volatile("movb $7, 1f+1(%%rip)\n1: mov $5, %%eax" : "=a"(a)::"memory");
     check("the next instruction", a, 7);
-    __asm__ volatile("xor %%eax, %%eax; mov $10, %%ecx\n2: addl $3, 1f+1(%%rip)\n1: .byte 0x05, 0, 0, 0, 0\n dec %%ecx; jnz 2b\n movl $0, 1b+1(%%rip)" : "=a"(a)::"rcx", "memory", "cc");
+    __asm__ volatile("xor %%eax, %%eax; mov $10, %%ecx\n2: addl $3, 1f+1(%%rip)\n1: .byte 0x05, 0, 0, 0, 0\n dec %%ecx; jnz 2b\n movl $0, 1b+1(%%rip)"
+                     : "=a"(a)::"rcx", "memory", "cc");
     check("in a loop", a, 3 * 55);
     /* The instruction that writes itself away. */
-    __asm__ volatile("lea 1f(%%rip), %%rdi; mov $0x90, %%al; mov $8, %%ecx; xor %%edx, %%edx\n1: rep stosb\n .fill 6, 1, 0x90\n mov $3, %%edx" : "=d"(a)::"rax", "rcx", "rdi", "memory");
+    __asm__ volatile("lea 1f(%%rip), %%rdi; mov $0x90, %%al; mov $8, %%ecx; xor %%edx, %%edx\n1: rep stosb\n .fill 6, 1, 0x90\n mov $3, %%edx"
+                     : "=d"(a)::"rax", "rcx", "rdi", "memory");
     check("REP STOSB over itself", a, 3);
     /* LOCK, XCHG, a vector store, PUSH, as writers. */
     put(page[0], 0x10);
@@ -160,7 +162,10 @@ static void by_host(void)
         u32 to, bytes;
         u8 data[8];
     } w = { 0, 5, { 0xb8, 0x42, 0, 0, 0 } };
-    __asm__ volatile("lea 1f(%%rip), %%rcx; mov %%ecx, %1; mov %2, %%eax; outl %%eax, $0xf5\n1: mov $0x41, %%eax" : "=&a"(a), "=m"(w.to) : "r"((u32)(u64)&w) : "rcx", "memory");
+    __asm__ volatile("lea 1f(%%rip), %%rcx; mov %%ecx, %1; mov %2, %%eax; outl %%eax, $0xf5\n1: mov $0x41, %%eax"
+                     : "=&a"(a), "=m"(w.to)
+                     : "r"((u32)(u64)&w)
+                     : "rcx", "memory");
     check("the instruction after the OUT", a, 0x42);
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Debugging and what hides instructions from it: TF, breakpoints, the shadows of MOV SS and STI, RF, blocking of NMIs (SDM vol. 3B, "Debug, Branch Profile...").
+ * Debugging and what hides instructions from it: TF, breakpoints, the shadows of MOV SS and STI, RF, blocking of NMIs (SDM vol. 3B, "Debug, Branch
+ * Profile...").
  */
 #include "tests64.h"
 
@@ -39,18 +40,21 @@ static void single_step(void)
     u64 a, b, c;
     group("single step");
     begin();
-    __asm__ volatile("pushf; orl $0x100, (%%rsp); popf\n1: nop\n2: mov $1, %%eax\n3: pushf; andl $~0x100, (%%rsp); popf; nop; lea 1b(%%rip), %0; lea 2b(%%rip), %1; lea 3b(%%rip), %2"
+    __asm__ volatile("pushf; orl $0x100, (%%rsp); popf\n1: nop\n2: mov $1, %%eax\n3: pushf; andl $~0x100, (%%rsp); popf; nop; lea 1b(%%rip), %0; lea "
+                     "2b(%%rip), %1; lea 3b(%%rip), %2"
                      : "=&r"(a), "=&r"(b), "=&r"(c)::"rax", "memory", "cc");
     check("traps", n_hits, 5);
     check("the first after the first instruction", hit_rip[0], b);
     check("the second after the second", hit_rip[1], c);
     check("DR6", hit_dr6[0], 0xffff4ff0);
     begin();
-    __asm__ volatile("mov %%rsp, %%rcx; mov %%ss, %%edx; pushf; orl $0x100, (%%rsp); popf\n1: mov %%edx, %%ss\n nop\n2: nop\n pushf; andl $~0x100, (%%rsp); popf; lea 2b(%%rip), %0"
+    __asm__ volatile("mov %%rsp, %%rcx; mov %%ss, %%edx; pushf; orl $0x100, (%%rsp); popf\n1: mov %%edx, %%ss\n nop\n2: nop\n pushf; andl $~0x100, (%%rsp); "
+                     "popf; lea 2b(%%rip), %0"
                      : "=&r"(a)::"rcx", "rdx", "memory", "cc");
     check("MOV SS hides one trap", hit_rip[0], a);
     begin();
-    __asm__ volatile("mov $3, %%ecx; lea buffer_of_step(%%rip), %%rdi; pushf; orl $0x100, (%%rsp); popf\n1: rep stosb\n2: pushf; andl $~0x100, (%%rsp); popf; lea 1b(%%rip), %0; lea 2b(%%rip), %1"
+    __asm__ volatile("mov $3, %%ecx; lea buffer_of_step(%%rip), %%rdi; pushf; orl $0x100, (%%rsp); popf\n1: rep stosb\n2: pushf; andl $~0x100, (%%rsp); popf; "
+                     "lea 1b(%%rip), %0; lea 2b(%%rip), %1"
                      : "=&r"(a), "=&r"(b)::"rcx", "rdi", "memory", "cc");
     check("REP STOSB traps after each iteration", n_hits, 3 + 3);
     check("at the instruction itself", hit_rip[0], a);
@@ -61,7 +65,8 @@ static void single_step(void)
     check("INT n reached its handler", cpu_self()->ticks[0x90], 1);
     begin();
     u64 entry_flags;
-    __asm__ volatile("pushf; orl $0x100, (%%rsp); popf; jmp 1f; ud2; 1: call 3f; 2: pushf; andl $~0x100, (%%rsp); popf; jmp 4f; 3: ret; 4: lea 2b(%%rip), %0" : "=&r"(a)::"memory", "cc");
+    __asm__ volatile("pushf; orl $0x100, (%%rsp); popf; jmp 1f; ud2; 1: call 3f; 2: pushf; andl $~0x100, (%%rsp); popf; jmp 4f; 3: ret; 4: lea 2b(%%rip), %0"
+                     : "=&r"(a)::"memory", "cc");
     check("branches are stepped", n_hits, 6);
     check("to where they lead", hit_rip[2], a);
     trap_hook = 0;

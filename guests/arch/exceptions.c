@@ -159,10 +159,11 @@ static void page_faults(void)
     for (int i = 0; i < 16; i++)
         page[4080 + i] = 0;
     trap_vector = NO_TRAP;
-    __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip); 8: rep stosb; 9: movq $0, trap_fixup(%%rip)"
-                     : "+c"(cx)
-                     : "D"(va + 4090), "a"(0x5a)
-                     : "r15", "memory");
+    __asm__ volatile(
+        "lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip); 8: rep stosb; 9: movq $0, trap_fixup(%%rip)"
+        : "+c"(cx)
+        : "D"(va + 4090), "a"(0x5a)
+        : "r15", "memory");
     check_trap("REP STOSB into an absent page", 14, 2);
     check("its RCX", cx, 10);
     check("its CR2", trap_cr2, va + 4096);
@@ -264,14 +265,14 @@ static void alignment(void)
     check("none without CR0.AM", trap_vector, 0x80);
 }
 
-/* The state at a fault is the state before the instruction, whatever the translator did with flags and registers. */
+/* The state at a fault is the state before the instruction, whatever the translator did with registers and with flags that somebody reads later. */
 static void restart_state(void)
 {
     u64 flags, a, b;
     group("state");
     trap_vector = NO_TRAP;
     __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); lea 8f(%%rip), %%r15; mov %%r15, trap_insn(%%rip)\n"
-                     "mov $5, %%eax; sub $6, %%eax; mov $0x77, %%ebx; 8: mov %%rbx, (%%rcx); 9: nop"
+                     "mov $5, %%eax; sub $6, %%eax; mov $0x77, %%ebx; 8: mov %%rbx, (%%rcx); 9: pushf; lea 8(%%rsp), %%rsp"
                      : "=a"(a), "=b"(b)
                      : "c"(UNMAPPED)
                      : "r15", "memory", "cc");
@@ -281,14 +282,18 @@ static void restart_state(void)
     check("EBX", b, 0x77);
     check("status flags", flags & 0x8d5, 0x95); /* SF AF PF CF */
     trap_vector = NO_TRAP;
-    __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); mov $0x7fffffff, %%eax; inc %%eax; mov %%rsp, %%rbx; push (%%rcx); 9: sub %%rsp, %%rbx"
+    __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); mov $0x7fffffff, %%eax; inc %%eax; mov %%rsp, %%rbx; push (%%rcx); 9: pushf; lea "
+                     "8(%%rsp), %%rsp; sub %%rsp, %%rbx"
                      : "=a"(a), "=b"(b)
                      : "c"(UNMAPPED)
                      : "r15", "memory", "cc");
     check("PF of PUSH leaves RSP", b, 0);
     check("flags of INC overflow", trap_flags & 0x8d4, 0x894);
     trap_vector = NO_TRAP;
-    __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); mov $1, %%eax; xchg %%eax, (%%rcx); 9: nop" : "=a"(a) : "c"(UNMAPPED) : "r15", "memory");
+    __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); mov $1, %%eax; xchg %%eax, (%%rcx); 9: nop"
+                     : "=a"(a)
+                     : "c"(UNMAPPED)
+                     : "r15", "memory");
     check("PF of XCHG leaves the register", a, 1);
     trap_vector = NO_TRAP;
     __asm__ volatile("lea 9f(%%rip), %%r15; mov %%r15, trap_fixup(%%rip); mov $9, %%eax; popq (%%rcx); 9: nop" : "=a"(a) : "c"(UNMAPPED) : "r15", "memory");

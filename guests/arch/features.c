@@ -118,7 +118,8 @@ static void compatibility(void)
     WRITE_CR(4, READ_CR(4) & ~0x80ull);
     WRITE_CR(4, READ_CR(4) | 0x80);
     trap_vector = NO_TRAP;
-    __asm__ volatile(TRY_SAVE "push $0x2b; push %0; push $2; push $0x23; push %1; mov $0x100, %%ebx; iretq" TRY_RESTORE ::"r"((u64)user_stack + 4096), "r"((u64)compat_code)
+    __asm__ volatile(TRY_SAVE "push $0x2b; push %0; push $2; push $0x23; push %1; mov $0x100, %%ebx; iretq" TRY_RESTORE ::"r"((u64)user_stack + 4096),
+                     "r"((u64)compat_code)
                      : "r15", "memory", "cc");
     /* 0xfffffff0 + 0x20 carries, + 1 = 0x11, DAA adds 0x60 for the carry */
     check("32-bit code at CPL 3", trap_vector << 32 | trap_rax, 0x80ull << 32 | 0x171);

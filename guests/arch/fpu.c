@@ -50,7 +50,8 @@ static void sse(void)
     u32 csr = 0x1f80 & ~0x200, old;
     group("SSE");
     __asm__ volatile("stmxcsr %0" : "=m"(old));
-    TRY("ldmxcsr %0; pxor %%xmm0, %%xmm0; mov $0x3ff00000, %%eax; movd %%eax, %%xmm1; psllq $32, %%xmm1; lea 7f(%%rip), %%r15; mov %%r15, trap_insn(%%rip); 7: divsd %%xmm0, %%xmm1",
+    TRY("ldmxcsr %0; pxor %%xmm0, %%xmm0; mov $0x3ff00000, %%eax; movd %%eax, %%xmm1; psllq $32, %%xmm1; lea 7f(%%rip), %%r15; mov %%r15, trap_insn(%%rip); 7: "
+        "divsd %%xmm0, %%xmm1",
         "m"(csr));
     check_trap("XM of a division by zero", 19, 0);
     WRITE_CR(4, READ_CR(4) & ~0x400ull);

@@ -190,7 +190,7 @@ static void io(void)
     group("I/O");
     TRY_USER("in $0xf5, %%al");
     check_trap("IN at CPL 3", 13, 0);
-    c->tss.io_bits[0xf5 / 8] &= (u8)~(1 << (0xf5 % 8));
+    c->tss.io_bits[0xf5 / 8] &= (u8) ~(1 << (0xf5 % 8));
     TRY_USER("in $0xf5, %%al");
     check("IN allowed by the bitmap", trap_vector, 0x80);
     TRY_USER("in $0xf5, %%ax");
@@ -238,7 +238,8 @@ __asm__("syscall_entry:\n"
         "mov %rcx, entry_rcx(%rip); mov %r11, entry_r11(%rip); mov %rsp, entry_rsp(%rip); mov %cs, %ecx; mov %rcx, entry_cs(%rip); mov %ss, %ecx\n"
         "mov %rcx, entry_ss(%rip); mov try_saved+32(%rip), %rsp; lea -256(%rsp), %rsp; pushf; pop entry_flags(%rip)\n"
         "mov entry_rcx(%rip), %rcx; mov entry_rsp(%rip), %rsp; sysretq\n"
-        "sysenter_entry: mov %rsp, entry_rsp(%rip); mov %cs, %eax; mov %rax, entry_cs(%rip); mov %ss, %eax; mov %rax, entry_ss(%rip); pushf; pop entry_flags(%rip)\n"
+        "sysenter_entry: mov %rsp, entry_rsp(%rip); mov %cs, %eax; mov %rax, entry_cs(%rip); mov %ss, %eax; mov %rax, entry_ss(%rip); pushf; pop "
+        "entry_flags(%rip)\n"
         "sysexitq\n");
 
 static void system_calls(void)
@@ -311,7 +312,8 @@ static void returns(void)
                      : "r"(SEL_KDATA)
                      : "rax", "rcx", "memory", "cc");
     check("IRETQ to a null SS", value & 0xffff, 0);
-    __asm__ volatile("push $8; lea 1f(%%rip), %%rax; push %%rax; mov %%rsp, %%rcx; lretq $0; ud2; 1: mov %%rsp, %0; sub %%rcx, %0" : "=r"(value)::"rax", "rcx", "memory");
+    __asm__ volatile("push $8; lea 1f(%%rip), %%rax; push %%rax; mov %%rsp, %%rcx; lretq $0; ud2; 1: mov %%rsp, %0; sub %%rcx, %0"
+                     : "=r"(value)::"rax", "rcx", "memory");
     check("RETF pops two", value, 16);
     static struct {
         u64 offset;

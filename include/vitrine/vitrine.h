@@ -43,6 +43,12 @@ void *vitrine_mmap(size_t bytes, int prot, int flags, int fd, off_t offset);
 /* As close(2). -1 and EBADF if the fd is not ours: then it is still open. */
 int vitrine_close(int fd);
 
+/*
+ * Chooses what runs the guests of VMs created from now on: "soft", the translating CPU (the default), or "soft,step", the same one instruction at a time: some
+ * hundred times slower, to compare with. -1 and EINVAL: no such engine.
+ */
+int vitrine_set_engine(const char *engine);
+
 #ifdef __cplusplus
 }
 #endif

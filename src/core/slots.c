@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/guard.h"
 #include "base/memfd.h"
 #include "core/vm.h"
 
@@ -240,7 +241,7 @@ static uint64_t span(const struct memslot *s, gpa_t gpa, uint64_t bytes)
     return left < bytes ? left : bytes;
 }
 
-/* Checked before anything is copied: nothing is touched on -EFAULT. */
+/* Checked before anything is copied: nothing is touched on -EFAULT, unless the client took the memory away while the slot stands. */
 static bool is_ram(const struct memslots *t, gpa_t gpa, uint64_t bytes, bool is_write)
 {
     while (bytes) {
@@ -262,7 +263,7 @@ int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes)
     for (uint8_t *to = buf; !error && bytes;) {
         const struct memslot *s = memslots_find(t, gpa);
         uint64_t n = span(s, gpa, bytes);
-        memcpy(to, s->hva + (gpa - s->gpa), n);
+        error = guard_copy(to, s->hva + (gpa - s->gpa), n);
         to += n;
         gpa += n;
         bytes -= n;
@@ -279,7 +280,7 @@ int vm_write(struct vm *vm, gpa_t gpa, const void *buf, uint64_t bytes)
     for (const uint8_t *from = buf; !error && bytes;) {
         const struct memslot *s = memslots_find(t, gpa);
         uint64_t n = span(s, gpa, bytes);
-        memcpy(s->hva + (gpa - s->gpa), from, n);
+        error = guard_copy(s->hva + (gpa - s->gpa), from, n);
         for (gpa_t page = gpa & ~PAGE_OFFSET_MASK; page < gpa + n; page += PAGE_BYTES)
             memslot_mark_dirty(s, page); /* after the copy, so that a harvest in between reports it again */
         from += n;

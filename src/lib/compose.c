@@ -2,6 +2,9 @@
 /*
  * The composition root: the one place that knows which engine and which chips there are. Runs when the library or program is loaded, before any VM.
  */
+#include <errno.h>
+#include <string.h>
+
 #include "base/log.h"
 #include "chip/pc.h"
 #include "core/parts.h"
@@ -12,6 +15,17 @@ __attribute__((constructor)) static void compose(void)
 {
     log_init_from_env();
     vm_parts_set(&soft_engine_ops, &pc_chip_ops);
+}
+
+int vitrine_set_engine(const char *engine)
+{
+    bool is_stepping = strcmp(engine, "soft,step") == 0;
+    if (!is_stepping && strcmp(engine, "soft") != 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    soft_set_stepping(is_stepping);
+    return 0;
 }
 
 const char *vitrine_version(void)

@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The in-process transport: system calls of a client become calls of the front. Looks at fds and errno, never into an argument. Any thread.
+ * The client's signal handlers run between calls, never inside one: they may call us again, or jump away.
  */
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "front/kvm/front.h"
 #include "transport/inproc.h"
 #include "transport/registry.h"
 
+/* Ends what signals_hold began. */
 static int result(int r)
 {
+    signals_release();
     if (r >= 0)
         return r;
     errno = -r;
@@ -33,6 +37,7 @@ static int fd_publish(int fd, struct kvm_object *o)
 int vitrine_open(const char *node)
 {
     struct kvm_object *o;
+    signals_hold();
     if (!node || strcmp(node, "/dev/kvm"))
         return result(-ENOENT);
     int fd = kvm_object_open(&o);
@@ -42,6 +47,7 @@ int vitrine_open(const char *node)
 int vitrine_ioctl(int fd, unsigned long request, void *arg)
 {
     struct kvm_object *created;
+    signals_hold();
     struct kvm_object *o = registry_find(fd, kvm_request_is_run(request));
     if (!o)
         return result(-EBADF);
@@ -54,22 +60,27 @@ int vitrine_ioctl(int fd, unsigned long request, void *arg)
 
 void *vitrine_mmap(size_t bytes, int prot, int flags, int fd, off_t offset)
 {
+    signals_hold();
     struct kvm_object *o = registry_find(fd, false);
-    if (!o) {
-        errno = EBADF;
-        return MAP_FAILED;
-    }
-    /* The device's file is empty: the kernel would map it, but KVM's device cannot be mapped. */
     void *p = MAP_FAILED;
-    if (kvm_object_is_mappable(o))
-        p = mmap(NULL, bytes, prot, flags, fd, offset);
-    else
-        errno = ENODEV;
-    kvm_object_put(o);
+    int error = 0;
+    /* The device's file is empty: the kernel would map it, but KVM's device cannot be mapped. */
+    if (!o)
+        error = EBADF;
+    else if (!kvm_object_is_mappable(o))
+        error = ENODEV;
+    else if ((p = mmap(NULL, bytes, prot, flags, fd, offset)) == MAP_FAILED)
+        error = errno;
+    if (o)
+        kvm_object_put(o);
+    signals_release();
+    if (error)
+        errno = error;
     return p;
 }
 
 int vitrine_close(int fd)
 {
+    signals_hold();
     return result(registry_close(fd));
 }

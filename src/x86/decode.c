@@ -339,7 +339,7 @@ static void masked_lanes(const ZydisDecodedInstruction *z, const ZydisDecodedOpe
         *lanes = broadcast_of[mode].lanes;
         return;
     }
-    *elements = mem->element_count;
+    *elements = z->mnemonic == ZYDIS_MNEMONIC_VPSHUFBITQMB ? mem->size / 8 : mem->element_count; /* Zydis counts quadwords, one opmask bit is a byte */
     if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && kind_of(ZydisRegisterGetClass(op[0].reg.value)) == OPND_VEC && op[0].element_count < *elements)
         *elements = op[0].element_count;
     *lanes = *elements;
@@ -367,7 +367,6 @@ static void masking_from(struct insn *in, const ZydisDecodedInstruction *z, cons
     case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
     case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
     case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
-    case ZYDIS_MNEMONIC_VPSHUFBITQMB:
         return;
     default:
         break;

@@ -40,10 +40,11 @@ struct insn_mem {
     uint8_t scale;  /* 1 2 4 8 */
     uint8_t access; /* OPND_READ | OPND_WRITE of the operation; 0 for LEA, NOP, INVLPG, prefetch */
     uint8_t is_vsib;
-    uint16_t bytes; /* bytes accessed; 0 if unknown to the decoder (XSAVE area) */
+    uint16_t bytes;       /* bytes accessed; 0 if unknown to the decoder (XSAVE area) */
     uint8_t masked_bytes; /* element size if an opmask governs the access element by element and suppresses its faults; else 0 */
-    uint8_t masked_lanes; /* with masked_bytes: opmask bits that count; more than elements for a broadcast, whose element n serves the lanes n, n + elements... */
-    bool is_packed;       /* with masked_bytes: compressed store or expanding load, active elements are contiguous */
+    uint8_t
+        masked_lanes; /* with masked_bytes: opmask bits that count; more than elements for a broadcast, whose element n serves the lanes n, n + elements... */
+    bool is_packed;   /* with masked_bytes: compressed store or expanding load, active elements are contiguous */
     int64_t disp;
 };
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Runs bare-metal guests that test the architecture from inside (guests/arch): loads each flat image as a multiboot loader would, runs it on the soft engine with the
- * PC's interrupt controllers, and passes on the TAP lines that it writes. usage: arch [-s] IMAGE[:VCPUS]...   -s: one instruction at a time.
+ * Runs bare-metal guests that test the architecture from inside (guests/arch): loads each flat image as a multiboot loader would, runs it on the soft engine
+ * with the PC's interrupt controllers, and passes on the TAP lines that it writes. usage: arch [-s] [-n VCPUS] IMAGE...   -s: one instruction at a time.
  *
- * Ports of the guests: 0xe9 text, where the line "expect shutdown" means what it says; 0xf4 the end; 0xf5 asks the host to write to guest memory (see struct host_write), reads 0x56 where that exists.
+ * Ports of the guests: 0xe9 text, where the line "expect shutdown" means what it says; 0xf4 the end; 0xf5 asks the host to write to guest memory (see struct
+ * host_write), reads 0x56 where that exists;
+ * 0xf6 reads the number of CPUs.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -24,7 +26,8 @@
 #define PORT_TEXT 0xe9
 #define PORT_END 0xf4
 #define PORT_HOST_WRITE 0xf5
-#define TIMEOUT_SECONDS 120
+#define PORT_CPUS 0xf6
+#define TIMEOUT_SECONDS 280
 
 /* What the guest leaves at the address it sends to PORT_HOST_WRITE. */
 struct host_write {
@@ -86,7 +89,7 @@ static void port(struct machine *m, struct vcpu *v)
     unsigned bytes = v->exit.io.bytes;
     if (v->exit.io.is_in) {
         v->replay.io_bytes = bytes * v->exit.io.count;
-        memset(v->replay.io_data, v->exit.io.port == PORT_HOST_WRITE ? 0x56 : 0xff, v->replay.io_bytes);
+        memset(v->replay.io_data, v->exit.io.port == PORT_HOST_WRITE ? 0x56 : v->exit.io.port == PORT_CPUS ? (int)m->vm->n_vcpus : 0xff, v->replay.io_bytes);
         v->replay.io_done = true;
         return;
     }
@@ -131,7 +134,10 @@ static void *run(void *arg)
         else if (v->exit.kind == EXIT_SHUTDOWN && t->m->expects_shutdown)
             shut_down(t->m);
         else if (v->exit.kind != EXIT_MMIO)
-            fail(t->m, v, v->exit.kind == EXIT_SHUTDOWN ? "shut down" : v->exit.kind == EXIT_INTERNAL_ERROR ? v->exit.internal.text : "made an unexpected exit");
+            fail(t->m, v,
+                 v->exit.kind == EXIT_SHUTDOWN         ? "shut down"
+                 : v->exit.kind == EXIT_INTERNAL_ERROR ? v->exit.internal.text
+                                                       : "made an unexpected exit");
         else
             fail(t->m, v, "used memory that is not there");
     }
@@ -217,20 +223,21 @@ static void timed_out(int signal)
 
 int main(int argc, char **argv)
 {
-    int failed = 0;
-    signal(SIGALRM, timed_out);
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "-s")) {
+    int failed = 0, option;
+    unsigned n_vcpus = 1;
+    while ((option = getopt(argc, argv, "sn:")) != -1) {
+        if (option == 's')
             soft_set_stepping(true);
-            continue;
-        }
-        char *colon = strchr(argv[i], ':');
-        unsigned n = colon ? (unsigned)atoi(colon + 1) : 1;
-        if (colon)
-            *colon = 0;
+        else if (option == 'n' && atoi(optarg) > 0 && atoi(optarg) <= VM_VCPUS_MAX)
+            n_vcpus = (unsigned)atoi(optarg);
+        else
+            return 2;
+    }
+    signal(SIGALRM, timed_out);
+    for (int i = optind; i < argc; i++) {
         running = argv[i];
         alarm(TIMEOUT_SECONDS);
-        failed |= test_image(argv[i], n ? n : 1);
+        failed |= test_image(argv[i], n_vcpus);
     }
     return failed;
 }

@@ -35,7 +35,7 @@ void *pages_of_client(size_t bytes);
 #define RUN_TO(exit) machine_run(&m, p, exit, __FILE__, __LINE__)
 #define NEED(capability) machine_need(&m, p, capability, #capability)
 
-extern const struct conform_case cases_today_calls[], cases_today_chips[], cases_today_run[];
-extern const size_t n_cases_today_calls, n_cases_today_chips, n_cases_today_run;
+extern const struct conform_case cases_today_calls[], cases_today_chips[], cases_today_run[], cases_today_exits[], cases_today_signals[];
+extern const size_t n_cases_today_calls, n_cases_today_chips, n_cases_today_run, n_cases_today_exits, n_cases_today_signals;
 
 #endif

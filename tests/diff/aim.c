@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inputs of one run: registers that make the memory operands land in the data pages, at their edges, or where a fault is due; memory that makes the instruction get
- * far.
+ * Inputs of one run: registers that make the memory operands land in the data pages, at their edges, or where a fault is due; memory that makes the instruction
+ * get far.
  */
 #include "diff.h"
 
@@ -222,6 +222,7 @@ static void aim_contents(struct rng *r, struct instance *i, struct machine_state
     uint32_t mxcsr;
     switch (i->insn[0].mnemonic) {
     case ZYDIS_MNEMONIC_POPF:
+    case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_POPFQ: /* TF and AC would reach into the test itself */
         flags = rng_next(r) & ~(uint64_t)(RFLAGS_TF | RFLAGS_AC);
         prepare(st->gpr[GPR_RSP], &flags, 8, native, guest);
@@ -259,7 +260,7 @@ static void aim_contents(struct rng *r, struct instance *i, struct machine_state
     }
 }
 
-void instance_aim(struct rng *r, struct instance *i, struct machine_state *st, uint8_t *native, uint8_t *guest)
+static void aim(struct rng *r, struct instance *i, struct machine_state *st, uint8_t *native, uint8_t *guest)
 {
     i->target = 0;
     if (i->is_sequence) {
@@ -275,4 +276,11 @@ void instance_aim(struct rng *r, struct instance *i, struct machine_state *st, u
     if (in->mnemonic == ZYDIS_MNEMONIC_BT || in->mnemonic == ZYDIS_MNEMONIC_BTS || in->mnemonic == ZYDIS_MNEMONIC_BTR || in->mnemonic == ZYDIS_MNEMONIC_BTC)
         aim_bit_offset(r, in, st);
     aim_contents(r, i, st, native, guest);
+}
+
+void instance_aim(struct rng *r, struct instance *i, struct machine_state *st, uint8_t *native, uint8_t *guest)
+{
+    aim(r, i, st, native, guest);
+    for (unsigned n = 0; diff_mode_bits == 32 && n < GPR_COUNT; n++)
+        st->gpr[n] = (uint32_t)st->gpr[n];
 }

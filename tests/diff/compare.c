@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Are two end states the same? Says the first difference in words. Not compared: x87's last instruction and operand addresses, which are the host's own; what a fault
- * leaves undefined.
+ * Are two end states the same? Says the first difference in words. Not compared: x87's last instruction and operand addresses, which are the host's own; what a
+ * fault leaves undefined.
  */
 #include "compare.h"
 
@@ -10,7 +10,9 @@
 
 #include "base/host.h"
 
-static const char *const gpr_names[GPR_COUNT] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
+static const char *const gpr_names[GPR_COUNT] = {
+    "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"
+};
 
 const char *compare_gpr_name(unsigned n)
 {
@@ -39,17 +41,19 @@ static bool bytes_differ(char *text, const char *what, unsigned number, const ui
     return true;
 }
 
-/* Big operands are accessed in an order of the processor's own: any byte of the page may be the one that faults. */
-static uint64_t cr2_mask(const struct insn *in)
+/* Big operands are accessed in an order of the processor's own: any byte, and either page if both are missing, may be the one that faults. */
+static bool has_loose_fault(const struct insn *in)
 {
-    return in->has_mem && (in->mem.bytes == 0 || in->mem.bytes == 14 || in->mem.bytes == 28 || in->mem.bytes > 64) ? ~PAGE_OFFSET_MASK : ~0ull;
+    bool is_big = in->has_mem && (in->mem.bytes == 0 || in->mem.bytes == 10 || in->mem.bytes == 14 || in->mem.bytes == 28 || in->mem.bytes > 64);
+    return is_big || in->evex_aaa || form_is_masked_store(in);
 }
 
 static bool fault_differs(char *text, const struct machine_state *n, const struct machine_state *g, const struct insn *in)
 {
     if (n->vector != g->vector) {
-        snprintf(text, COMPARE_TEXT_BYTES, "fault: bare CPU %d at %#llx (error %#x cr2 %#llx), engine %d at %#llx (error %#x cr2 %#llx) %s", n->vector, (unsigned long long)n->rip, n->error, (unsigned long long)n->cr2, g->vector,
-                 (unsigned long long)g->rip, g->error, (unsigned long long)g->cr2, g->broken ? g->broken : "");
+        snprintf(text, COMPARE_TEXT_BYTES, "fault: bare CPU %d at %#llx (error %#x cr2 %#llx), engine %d at %#llx (error %#x cr2 %#llx) %s", n->vector,
+                 (unsigned long long)n->rip, n->error, (unsigned long long)n->cr2, g->vector, (unsigned long long)g->rip, g->error, (unsigned long long)g->cr2,
+                 g->broken ? g->broken : "");
         return true;
     }
     if (n->vector == VECTOR_NONE)
@@ -58,9 +62,11 @@ static bool fault_differs(char *text, const struct machine_state *n, const struc
         return true;
     if (n->vector != VEC_PF)
         return n->vector != VEC_AC && differs(text, "error code", n->error, g->error);
+    if (has_loose_fault(in))
+        return false;
     if (n->cr2 >> 63) /* the host kernel hides what is mapped in its half */
         return differs(text, "error code but P", n->error & ~PF_P, g->error & ~PF_P);
-    return differs(text, "error code", n->error, g->error) || differs(text, "cr2", n->cr2 & cr2_mask(in), g->cr2 & cr2_mask(in));
+    return differs(text, "error code", n->error, g->error) || differs(text, "cr2", n->cr2, g->cr2);
 }
 
 static bool vectors_differ(char *text, const uint8_t *a, const uint8_t *b)
@@ -114,28 +120,57 @@ static void settle_unused(uint8_t *area)
 }
 
 /*
- * An x87 store with an unmasked exception does not reach memory, so its operand cannot fault; the engine checks the operand first. No known program unmasks x87
- * exceptions and stores to missing pages.
+ * Which of two faults comes first, and what an instruction that faults leaves half done, is the processor's own business in these cases:
+ * an x87 store or VCVTPS2PH whose numeric exception keeps it from its operand (the engine checks the operand first); XRSTOR's image both misaligned and
+ * missing, or missing where it is not needed; MASKMOVDQU's missing bytes that the mask leaves out.
  */
-static bool is_excused(const struct machine_state *n, const struct machine_state *g, const struct insn *in)
+bool compare_is_excused(const struct machine_state *n, const struct machine_state *g, const struct insn *in, const struct insn *in_guest)
 {
-    return in->fp_class == FP_X87 && (in->mem.access & OPND_WRITE) && n->vector == VECTOR_NONE && g->vector >= 0;
+    bool is_store = in->mem.access & OPND_WRITE, is_operand_fault = g->vector == VEC_PF || g->vector == VEC_GP;
+    if (is_operand_fault && in_guest->fp_class == FP_X87 && (in_guest->mem.access & OPND_WRITE) && n->rip != g->rip)
+        return true;
+    if (is_store && n->vector == VEC_XM && is_operand_fault)
+        return true;
+    if (form_is_masked_store(in) && n->vector == VEC_PF && g->vector == VECTOR_NONE)
+        return true;
+    return form_is_state_load(in) && n->vector == VEC_PF && g->vector != VEC_PF;
+}
+
+/* After a fault: gathers have done some elements, an MMX instruction may have entered MMX mode, a conversion may have raised its flags, POPA has
+ * loaded some registers. */
+static bool is_half_done(const struct machine_state *n, const struct insn *in)
+{
+    return n->vector >= 0 && (in->mem.is_vsib || in->fp_class == FP_MMX || form_is_state_load(in) || form_is_popa(in) ||
+                              ((in->mem.access & OPND_WRITE) && in->fp_class >= FP_AVX));
+}
+
+/* After a fault across a page: the first part of a big store is written or not. */
+bool compare_wants_memory(const struct machine_state *n, const struct insn *in)
+{
+    return n->vector < 0 || !(in->mem.is_vsib || in->fp_class == FP_X87 || in->mem.bytes == 0 || in->mem.bytes > 64);
 }
 
 bool compare_states(struct machine_state *n, struct machine_state *g, uint64_t dead_flags, const struct insn *in, char *text)
 {
     uint64_t ignored_flags = n->vector >= 0 ? RFLAGS_RF | dead_flags : 0;
-    if (is_excused(n, g, in))
-        return false;
     if (fault_differs(text, n, g, in))
         return true;
+    if (n->vector >= 0 && form_is_popa(in))
+        return false;
+    /* A string instruction that faults keeps the flags it began with, until it is repeated, and may have truncated its registers already. */
+    bool is_string = n->vector >= 0 && form_is_string(in);
+    uint64_t gpr_mask = diff_mode_bits == 32 || (is_string && in->addr_bytes == 4) ? UINT32_MAX : ~0ull;
+    if (is_string)
+        ignored_flags |= RFLAGS_STATUS;
     for (unsigned i = 0; i < GPR_COUNT; i++)
-        if (differs(text, gpr_names[i], n->gpr[i], g->gpr[i]))
+        if (differs(text, gpr_names[i], n->gpr[i] & gpr_mask, g->gpr[i] & gpr_mask))
             return true;
     if (differs(text, "rflags", n->rflags & ~ignored_flags, g->rflags & ~ignored_flags))
         return true;
     if (differs(text, "fs base", n->fs_base, g->fs_base) || differs(text, "gs base", n->gs_base, g->gs_base))
         return true;
+    if (is_half_done(n, in))
+        return false;
     settle_unused(n->xsave);
     settle_unused(g->xsave);
     return x87_differs(text, n->xsave, g->xsave) || vectors_differ(text, n->xsave, g->xsave);

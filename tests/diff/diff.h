@@ -14,11 +14,14 @@
 #define CODE_AT 0x40000000ull
 #define CODE_PAGES 4u
 #define DATA_AT 0x40100000ull
-#define DATA_PAGES 2u                                    /* readable and writable; the page before is not present, nor is the one after */
-#define DATA_BYTES (DATA_PAGES * PAGE_BYTES)             /* compared after each case */
-#define HOLE_AT (DATA_AT + DATA_PAGES * PAGE_BYTES)      /* not present */
-#define READONLY_AT (DATA_AT + 3 * PAGE_BYTES)           /* one page that cannot be written */
+#define DATA_PAGES 2u                               /* readable and writable; the page before is not present, nor is the one after */
+#define DATA_BYTES (DATA_PAGES * PAGE_BYTES)        /* compared after each case */
+#define HOLE_AT (DATA_AT + DATA_PAGES * PAGE_BYTES) /* not present */
+#define READONLY_AT (DATA_AT + 3 * PAGE_BYTES)      /* one page that cannot be written */
 #define ARENA_END (DATA_AT + 16 * PAGE_BYTES)
+
+/* 64, or 32: a 32-bit code segment under a 64-bit kernel. */
+extern unsigned diff_mode_bits;
 
 /* ---- state ---- */
 #define VECTOR_NONE (-1)
@@ -79,6 +82,10 @@ const struct form *form_at(unsigned n);
 /* True if the bare CPU and a guest are expected to agree on it. */
 bool form_is_comparable(const struct insn *in);
 bool form_suits_sequence(const struct insn *in);
+bool form_is_string(const struct insn *in);
+bool form_is_popa(const struct insn *in);
+bool form_is_masked_store(const struct insn *in); /* MASKMOVQ, VMASKMOVPS and their kin */
+bool form_is_state_load(const struct insn *in);   /* XRSTOR, FXRSTOR, FRSTOR, FLDENV */
 const char *form_name(unsigned mnemonic);
 
 /* ---- instance.c: bytes and operands ---- */
@@ -88,11 +95,11 @@ struct instance {
     unsigned len, n;
     struct insn insn[PIECES_MAX];
     unsigned offset[PIECES_MAX + 1];
-    uint64_t at;              /* linear address of the first byte */
-    uint64_t fixed;           /* address of an absolute or rip-relative operand, 0 if none */
-    uint8_t pointer[2];       /* sequences: registers that hold addresses */
+    uint64_t at;        /* linear address of the first byte */
+    uint64_t fixed;     /* address of an absolute or rip-relative operand, 0 if none */
+    uint8_t pointer[2]; /* sequences: registers that hold addresses */
     bool is_sequence;
-    uint64_t target;          /* where the last input aimed the (first) memory operand */
+    uint64_t target; /* where the last input aimed the (first) memory operand */
 };
 bool instance_make(struct rng *r, const struct form *f, uint64_t at, struct instance *out);
 bool instance_make_sequence(struct rng *r, uint64_t at, struct instance *out, unsigned n_forms);

@@ -28,8 +28,8 @@ const char *form_name(unsigned mnemonic)
 static bool category_is_comparable(unsigned category)
 {
     switch (category) {
-    case ZYDIS_CATEGORY_SYSTEM:    /* privileged, or tells the machine's own tables, time and identity */
-    case ZYDIS_CATEGORY_SYSCALL:   /* the host kernel answers */
+    case ZYDIS_CATEGORY_SYSTEM:  /* privileged, or tells the machine's own tables, time and identity */
+    case ZYDIS_CATEGORY_SYSCALL: /* the host kernel answers */
     case ZYDIS_CATEGORY_SYSRET:
     case ZYDIS_CATEGORY_INTERRUPT: /* the host kernel answers */
     case ZYDIS_CATEGORY_IO:        /* no port is permitted to a process; the tail's is to the guest */
@@ -39,8 +39,8 @@ static bool category_is_comparable(unsigned category)
     case ZYDIS_CATEGORY_UNCOND_BR:
     case ZYDIS_CATEGORY_RDRAND: /* not reproducible */
     case ZYDIS_CATEGORY_RDSEED:
-    case ZYDIS_CATEGORY_SEGOP: /* loads from the host's descriptor tables */
-    case ZYDIS_CATEGORY_VTX:   /* needs a hypervisor */
+    case ZYDIS_CATEGORY_SEGOP:   /* loads from the host's descriptor tables */
+    case ZYDIS_CATEGORY_VTX:     /* needs a hypervisor */
     case ZYDIS_CATEGORY_COND_BR: /* only where it has somewhere to go: sequences */
         return false;
     default:
@@ -88,6 +88,47 @@ bool form_is_comparable(const struct insn *in)
     }
 }
 
+bool form_is_popa(const struct insn *in)
+{
+    return in->mnemonic == ZYDIS_MNEMONIC_POPA || in->mnemonic == ZYDIS_MNEMONIC_POPAD;
+}
+
+bool form_is_string(const struct insn *in)
+{
+    return in->category == ZYDIS_CATEGORY_STRINGOP;
+}
+
+bool form_is_masked_store(const struct insn *in)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool form_is_state_load(const struct insn *in)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FLDENV:
+        return true;
+    default:
+        return false;
+    }
+}
+
 bool form_suits_sequence(const struct insn *in)
 {
     switch (in->category) {
@@ -115,7 +156,11 @@ bool form_suits_sequence(const struct insn *in)
     case ZYDIS_MNEMONIC_MASKMOVDQU:
     case ZYDIS_MNEMONIC_VMASKMOVDQU:
     case ZYDIS_MNEMONIC_POPF:
+    case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_BOUND:
     case ZYDIS_MNEMONIC_WRFSBASE:
     case ZYDIS_MNEMONIC_WRGSBASE:
     case ZYDIS_MNEMONIC_CLI:
@@ -165,7 +210,7 @@ static unsigned encode_probe(const struct form *f, unsigned modrm, uint8_t *p)
 /* VEX and EVEX: vvvv may have to be 1111 or may have to name a register that is not the destination's; gathers need a mask. Several tries. */
 static bool decodes_as(const struct form *f, const uint8_t *p, unsigned n, struct insn *in)
 {
-    return insn_decode(in, p, n, 64) == 0 && in->enc == f->enc && in->map == f->map && in->opcode == f->opcode;
+    return insn_decode(in, p, n, diff_mode_bits) == 0 && in->enc == f->enc && in->map == f->map && in->opcode == f->opcode;
 }
 
 static bool decode_probe(const struct form *f, unsigned modrm, struct insn *in)
@@ -262,7 +307,14 @@ static void enumerate_encoding(unsigned enc, unsigned map, const struct features
     for (unsigned opcode = 0; opcode < 256; opcode++)
         for (unsigned pp = 0; pp < n_pp; pp++)
             for (unsigned x = 0; x < 2 * n_l * (enc == ENC_EVEX ? 2 : 1); x++) {
-                struct form f = { .enc = (uint8_t)enc, .map = (uint8_t)map, .opcode = (uint8_t)opcode, .w = x & 1, .l = (uint8_t)((x >> 1) % n_l), .b = (uint8_t)((x >> 1) / n_l) };
+                if (diff_mode_bits == 32 && enc == ENC_LEGACY && (x & 1))
+                    continue; /* no REX */
+                struct form f = { .enc = (uint8_t)enc,
+                                  .map = (uint8_t)map,
+                                  .opcode = (uint8_t)opcode,
+                                  .w = x & 1,
+                                  .l = (uint8_t)((x >> 1) % n_l),
+                                  .b = (uint8_t)((x >> 1) / n_l) };
                 f.pp = enc == ENC_LEGACY ? legacy_sets[pp] : (uint8_t)pp;
                 enumerate_modrm(&f, features, only);
             }

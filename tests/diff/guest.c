@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The engine's side: a VM in long mode whose user code runs at CPL 3 with the selectors and the enabled features of a Linux process. The tail of a piece of code is an
- * OUT that the TSS permits; a fault goes through the IDT to a HLT that names its vector. Two VMs share the memory: one translates, one steps.
+ * The engine's side: a VM in long mode whose user code runs at CPL 3 with the selectors and the enabled features of a Linux process. The tail of a piece of
+ * code is an OUT that the TSS permits; a fault goes through the IDT to a HLT that names its vector. Two VMs share the memory: one translates, one steps.
  */
 #include "diff.h"
 
@@ -41,6 +41,7 @@
 
 /* Linux's selectors. */
 #define KERNEL_CS 0x10
+#define USER32_CS 0x23
 #define USER_SS 0x2b
 #define USER_CS 0x33
 #define TSS_SELECTOR 0x40
@@ -95,6 +96,12 @@ static void set_user_segments(struct cpu_state *c)
     c->seg[SEG_CS] = (struct segment){ .limit = UINT32_MAX, .selector = USER_CS, .type = 0xb, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1 };
     c->seg[SEG_SS] = (struct segment){ .limit = UINT32_MAX, .selector = USER_SS, .type = 3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1 };
     c->seg[SEG_DS] = c->seg[SEG_ES] = c->seg[SEG_FS] = c->seg[SEG_GS] = null;
+    if (diff_mode_bits == 64)
+        return;
+    c->seg[SEG_CS].selector = USER32_CS;
+    c->seg[SEG_CS].l = 0;
+    c->seg[SEG_CS].db = 1;
+    c->seg[SEG_DS] = c->seg[SEG_ES] = c->seg[SEG_SS];
 }
 
 static void set_system_state(struct cpu_state *c)
@@ -198,10 +205,10 @@ static void take_end(struct vcpu *v, int r, struct machine_state *out)
     out->vector = VECTOR_BROKEN;
     out->rip = v->cpu.rip;
     out->error = v->exit.kind;
-    out->broken = r                                      ? "run failed"
-                  : v->exit.kind == EXIT_SHUTDOWN        ? "triple fault"
-                  : v->exit.kind == EXIT_INTERNAL_ERROR  ? v->exit.internal.text
-                                                         : "unexpected exit";
+    out->broken = r                                     ? "run failed"
+                  : v->exit.kind == EXIT_SHUTDOWN       ? "triple fault"
+                  : v->exit.kind == EXIT_INTERNAL_ERROR ? v->exit.internal.text
+                                                        : "unexpected exit";
 }
 
 void guest_run(const struct machine_state *in, struct machine_state *out, bool is_stepping)
@@ -211,7 +218,7 @@ void guest_run(const struct machine_state *in, struct machine_state *out, bool i
     memcpy(c->gpr, in->gpr, sizeof c->gpr);
     c->rip = in->rip;
     c->rflags = in->rflags;
-    if (c->seg[SEG_CS].selector != USER_CS)
+    if (!vcpu_cpl(v))
         set_system_state(c);
     c->seg[SEG_FS].base = in->fs_base;
     c->seg[SEG_GS].base = in->gs_base;

@@ -48,6 +48,8 @@ static void pick_address(struct rng *r, const struct request *q, struct address 
     a->x = rng_next(r) & 1;
     a->b = rng_next(r) & 1;
     a->sib = (unsigned)rng_next(r) & 0xff;
+    if (diff_mode_bits == 32)
+        a->x = a->b = false;
     if (q->base != NO_BASE) {
         rm = q->base & 7;
         a->b = q->base >> 3;
@@ -87,7 +89,7 @@ static void encode_legacy(struct rng *r, const struct request *q, const struct a
     if (!q->is_plain && is_mem && rng_percent(r, 8))
         put(e, rng_percent(r, 80) ? 0x64 + rng_below(r, 2) : 0x26 | rng_below(r, 4) << 3);
     if (!q->is_plain && is_mem && rng_percent(r, 6))
-        put(e, 0x67);
+        put(e, diff_mode_bits == 64 ? 0x67 : 0x3e);
     if (f->pp & FORM_66)
         put(e, 0x66);
     if (f->pp & FORM_F3)
@@ -101,7 +103,7 @@ static void encode_legacy(struct rng *r, const struct request *q, const struct a
         rex |= ((unsigned)rng_next(r) & 4) | (f->is_mem ? (unsigned)a->x << 1 | a->b : (unsigned)rng_next(r) & 3);
     if (q->base != NO_BASE && q->base >= 8)
         rex |= 1;
-    if (rex != 0x40 || rng_percent(r, 15))
+    if (diff_mode_bits == 64 && (rex != 0x40 || rng_percent(r, 15)))
         put(e, rex);
     if (f->map)
         put(e, 0x0f);
@@ -117,8 +119,13 @@ static void encode_vex(struct rng *r, const struct request *q, const struct addr
     const struct form *f = q->f;
     unsigned vvvv = rng_percent(r, 50) ? 15 : rng_below(r, 16), not_r = (unsigned)rng_next(r) & 1;
     unsigned x = f->is_mem ? a->x : (unsigned)rng_next(r) & 1, b = f->is_mem ? a->b : (unsigned)rng_next(r) & 1;
+    if (diff_mode_bits == 32) {
+        not_r = 1;
+        x = b = 0;
+        vvvv |= 8;
+    }
     if (!q->is_plain && f->is_mem && rng_percent(r, 8))
-        put(e, rng_percent(r, 70) ? 0x64 + rng_below(r, 2) : 0x67);
+        put(e, rng_percent(r, 70) || diff_mode_bits == 32 ? 0x64 + rng_below(r, 2) : 0x67);
     if (f->map == 1 && !f->w && !(f->is_mem && (x || b)) && rng_percent(r, 60)) {
         put(e, 0xc5);
         put(e, not_r << 7 | vvvv << 3 | (unsigned)f->l << 2 | f->pp);
@@ -135,10 +142,14 @@ static void encode_evex(struct rng *r, const struct request *q, const struct add
 {
     const struct form *f = q->f;
     unsigned vvvv = rng_percent(r, 30) ? 31 : rng_below(r, 32), high = (unsigned)rng_next(r);
+    if (diff_mode_bits == 32) {
+        high = 9; /* R and R' stored as 1; X and B follow as 0 */
+        vvvv |= 24;
+    }
     unsigned x = f->is_mem ? a->x : high >> 1 & 1, b = f->is_mem ? a->b : high >> 2 & 1;
     unsigned aaa = rng_percent(r, 40) ? 0 : rng_below(r, 8), z = aaa && rng_percent(r, 40);
     if (!q->is_plain && f->is_mem && rng_percent(r, 8))
-        put(e, rng_percent(r, 70) ? 0x64 + rng_below(r, 2) : 0x67);
+        put(e, rng_percent(r, 70) || diff_mode_bits == 32 ? 0x64 + rng_below(r, 2) : 0x67);
     put(e, 0x62);
     put(e, (high & 1) << 7 | (unsigned)!x << 6 | (unsigned)!b << 5 | (high >> 3 & 1) << 4 | f->map);
     put(e, (unsigned)f->w << 7 | (vvvv & 15) << 3 | 4 | f->pp);
@@ -161,7 +172,7 @@ static uint64_t fix_address(struct rng *r, const struct request *q, struct encod
         memcpy(e->p + e->disp, &disp, 4);
     else /* moffs ends the instruction */
         memcpy(e->p + in->len - in->addr_bytes, &disp, in->addr_bytes);
-    return insn_decode(in, e->p, e->n, 64) == 0 ? target : 0;
+    return insn_decode(in, e->p, e->n, diff_mode_bits) == 0 ? target : 0;
 }
 
 static bool try_encode(struct rng *r, const struct request *q, struct insn *in, uint8_t *bytes, uint64_t *fixed)
@@ -185,7 +196,7 @@ static bool try_encode(struct rng *r, const struct request *q, struct insn *in, 
         encode_evex(r, q, &a, modrm, &e);
     for (int i = 0; i < 8; i++)
         put(&e, (unsigned)rng_next(r));
-    if (insn_decode(in, e.p, e.n, 64) || in->mnemonic != f->mnemonic || in->enc != f->enc || in->opcode != f->opcode || !form_is_comparable(in))
+    if (insn_decode(in, e.p, e.n, diff_mode_bits) || in->mnemonic != f->mnemonic || in->enc != f->enc || in->opcode != f->opcode || !form_is_comparable(in))
         return false;
     *fixed = fix_address(r, q, &e, in);
     memcpy(bytes, e.p, in->len);
@@ -237,7 +248,7 @@ static unsigned put_jcc(struct rng *r, uint8_t *p, unsigned over)
 static unsigned put_push_pop(struct rng *r, const struct instance *s, uint8_t *p)
 {
     for (;;) {
-        unsigned reg = rng_below(r, 16), n = 0;
+        unsigned reg = rng_below(r, diff_mode_bits == 32 ? 8 : 16), n = 0;
         bool is_pop = rng_next(r) & 1;
         if (is_pop && (reg == GPR_RSP || reg == s->pointer[0] || reg == s->pointer[1]))
             continue;
@@ -252,7 +263,7 @@ static unsigned put_push_pop(struct rng *r, const struct instance *s, uint8_t *p
 
 static bool add_piece(struct instance *s, const uint8_t *p, unsigned len)
 {
-    if (s->n == PIECES_MAX || insn_decode(&s->insn[s->n], p, len, 64))
+    if (s->n == PIECES_MAX || insn_decode(&s->insn[s->n], p, len, diff_mode_bits))
         return false;
     memmove(s->bytes + s->len, p, len);
     s->offset[s->n++] = s->len;
@@ -289,8 +300,8 @@ bool instance_make_sequence(struct rng *r, uint64_t at, struct instance *s, unsi
     s->fixed = 0;
     s->is_sequence = true;
     do {
-        s->pointer[0] = (uint8_t)rng_below(r, 16);
-        s->pointer[1] = (uint8_t)rng_below(r, 16);
+        s->pointer[0] = (uint8_t)rng_below(r, diff_mode_bits == 32 ? 8 : 16);
+        s->pointer[1] = (uint8_t)rng_below(r, diff_mode_bits == 32 ? 8 : 16);
     } while (s->pointer[0] == s->pointer[1] || s->pointer[0] == GPR_RSP || s->pointer[1] == GPR_RSP);
     while (s->n < want) {
         uint8_t p[32], jcc[8];

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bare CPU's side: loads a whole user-mode state, jumps to the code, and takes the state back at the code's tail or from the signal that ended it. One thread.
- * While foreign state is loaded nothing is known but absolute addresses, so the switch works on a block at a fixed low address.
+ * The bare CPU's side: loads a whole user-mode state, jumps to the code, and takes the state back at the code's tail or from the signal that ended it. One
+ * thread. While foreign state is loaded nothing is known but absolute addresses, so the switch works on a block at a fixed low address.
  */
 #include "diff.h"
 
@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -17,22 +18,27 @@
 #include "base/memfd.h"
 
 #define SWITCH_AT 0x10000000
+#define USER_CS 0x33 /* Linux's selectors */
+#define USER32_CS 0x23
+#define USER_DS 0x2b
 #define STRING(x) STRING_(x)
 #define STRING_(x) #x
 
 /* The offsets are known to the assembly below. */
 struct switch_block {
     uint64_t gpr[GPR_COUNT];
-    uint64_t rip, rflags;               /* 0x80 0x88 */
-    uint64_t fs_base, gs_base;          /* 0x90 0x98 */
+    uint64_t rip, rflags;                /* 0x80 0x88 */
+    uint64_t fs_base, gs_base;           /* 0x90 0x98 */
     uint64_t host_rsp, host_fs, host_gs; /* 0xa0 0xa8 0xb0 */
-    uint32_t mask_low, mask_high;       /* 0xb8 0xbc */
-    uint64_t is_active;                 /* 0xc0 */
-    uint64_t end;                       /* 0xc8: native_switch_end */
-    uint32_t mxcsr, fcw;                /* 0xd0 0xd4: the host's */
-    uint64_t vector, error, cr2;        /* vector + 1; 0 none */
-    _Alignas(64) uint8_t in[4096];      /* 0x100 */
-    _Alignas(64) uint8_t out[4096];     /* 0x1100 */
+    uint32_t mask_low, mask_high;        /* 0xb8 0xbc */
+    uint64_t is_active;                  /* 0xc0 */
+    uint64_t end;                        /* 0xc8: native_switch_end */
+    uint32_t mxcsr, fcw;                 /* 0xd0 0xd4: the host's */
+    uint64_t vector, error, cr2;         /* 0xd8 vector + 1, 0 none; 0xe0; 0xe8 */
+    uint32_t entry;                      /* 0xf0: where the code is, and in which segment */
+    uint16_t entry_cs;
+    _Alignas(64) uint8_t in[4096];  /* 0x100 */
+    _Alignas(64) uint8_t out[4096]; /* 0x1100 */
 };
 _Static_assert(offsetof(struct switch_block, in) == 0x100 && offsetof(struct switch_block, out) == 0x1100, "the assembly knows them");
 
@@ -45,43 +51,74 @@ __asm__(".text\n"
         "native_switch:\n"
         "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
         "mov %rsp, " AT(0xa0) "\n"
-        "rdfsbase %rax; mov %rax, " AT(0xa8) "\n"
-        "rdgsbase %rax; mov %rax, " AT(0xb0) "\n"
-        "stmxcsr " AT(0xd0) "; fnstcw " AT(0xd4) "\n"
-        "mov " AT(0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
-        "xrstor64 " AT(0x100) "\n"
-        "movq $1, " AT(0xc0) "\n"
-        "mov " AT(0x90) ", %rax; wrfsbase %rax\n"
-        "mov " AT(0x98) ", %rax; wrgsbase %rax\n"
-        "pushq " AT(0x88) "; popfq\n"
-        "mov " AT(0x00) ", %rax; mov " AT(0x08) ", %rcx; mov " AT(0x10) ", %rdx; mov " AT(0x18) ", %rbx\n"
-        "mov " AT(0x20) ", %rsp; mov " AT(0x28) ", %rbp; mov " AT(0x30) ", %rsi; mov " AT(0x38) ", %rdi\n"
-        "mov " AT(0x40) ", %r8; mov " AT(0x48) ", %r9; mov " AT(0x50) ", %r10; mov " AT(0x58) ", %r11\n"
-        "mov " AT(0x60) ", %r12; mov " AT(0x68) ", %r13; mov " AT(0x70) ", %r14; mov " AT(0x78) ", %r15\n"
-        "jmp *" AT(0x80) "\n"
-        "native_switch_end:\n"
-        "mov %rax, " AT(0x00) "; mov %rcx, " AT(0x08) "; mov %rdx, " AT(0x10) "; mov %rbx, " AT(0x18) "\n"
-        "mov %rsp, " AT(0x20) "; mov %rbp, " AT(0x28) "; mov %rsi, " AT(0x30) "; mov %rdi, " AT(0x38) "\n"
-        "mov %r8, " AT(0x40) "; mov %r9, " AT(0x48) "; mov %r10, " AT(0x50) "; mov %r11, " AT(0x58) "\n"
-        "mov %r12, " AT(0x60) "; mov %r13, " AT(0x68) "; mov %r14, " AT(0x70) "; mov %r15, " AT(0x78) "\n"
-        "mov " AT(0xa0) ", %rsp\n"
-        "pushfq; popq " AT(0x88) "\n"
-        "pushq $2; popfq\n"
-        "rdfsbase %rax; mov %rax, " AT(0x90) "\n"
-        "rdgsbase %rax; mov %rax, " AT(0x98) "\n"
-        "mov " AT(0xa8) ", %rax; wrfsbase %rax\n"
-        "mov " AT(0xb0) ", %rax; wrgsbase %rax\n"
-        "mov " AT(0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
-        "xsave64 " AT(0x1100) "\n"
-        "movq $0, " AT(0xc0) "\n"
-        "native_switch_return:\n"
-        "fninit; fldcw " AT(0xd4) "; ldmxcsr " AT(0xd0) "; vzeroupper\n"
-        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-        "ret\n");
+                              "rdfsbase %rax; mov %rax, " AT(
+                                  0xa8) "\n"
+                                        "rdgsbase %rax; mov %rax, " AT(
+                                            0xb0) "\n"
+                                                  "stmxcsr " AT(0xd0) "; fnstcw " AT(
+                                                      0xd4) "\n"
+                                                            "mov " AT(0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
+                                                                                                    "xrstor64 " AT(0x100) "\n"
+                                                                                                                          "movq $1, " AT(
+                                                                                                                              0xc0) "\n"
+                                                                                                                                    "mov " AT(
+                                                                                                                                        0x90) ", %rax; "
+                                                                                                                                              "wrfsbase %rax\n"
+                                                                                                                                              "mov " AT(0x98) ", %rax; wrgsbase %rax\n"
+                                                                                                                                                              "pushq " AT(0x88) "; popfq\n"
+                                                                                                                                                                                "mov " AT(0x00) ", %rax; mov " AT(0x08) ", %rcx; mov " AT(0x10) ", %rdx; mov " AT(0x18) ", %rbx\n"
+                                                                                                                                                                                                                                                                        "mov " AT(0x20) ", %rsp; mov " AT(0x28) ", %rbp; mov " AT(0x30) ", %rsi; mov " AT(0x38) ", %rdi\n"
+                                                                                                                                                                                                                                                                                                                                                                "mov " AT(0x40) ", %r8; mov " AT(0x48) ", %r9; mov " AT(0x50) ", %r10; mov " AT(0x58) ", %r11\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                      "mov " AT(0x60) ", %r12; mov " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                          0x68) ", %r13; mov " AT(0x70) ", %r14; mov " AT(0x78) ", %r15\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                "ljmp *" AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                    0xf0) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "native_switch_end:\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "mov %rax, " AT(0x00) "; mov %rcx, " AT(0x08) "; mov %rdx, " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              0x10) "; mov %rbx, " AT(0x18) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                            "mov %rsp, " AT(0x20) "; mov %rbp, " AT(0x28) "; mov %rsi, " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                0x30) "; mov %rdi, " AT(0x38) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "mov %r8, " AT(0x40) "; mov %r9, " AT(0x48) "; mov %r10, " AT(0x50) "; mov %r11, " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  0x58) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                        "mov %r12, " AT(0x60) "; mov %r13, " AT(0x68) "; mov %r14, " AT(0x70) "; mov %r15, " AT(0x78) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                      "mov " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          0xa0) ", %rsp\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                "pushfq; popq " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                    0x88) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "pushq $2; popfq\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "rdfsbase %rax; mov %rax, " AT(0x90) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                               "rdgsbase %rax; mov %rax, " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                   0x98) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                         "mov " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                             0xa8) ", %rax; wrfsbase %rax\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                   "mov " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                       0xb0) ", %rax; wrgsbase %rax\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                             "mov " AT(
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                 0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                               "xsave64 " AT(0x1100) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                     "movq $0, " AT(0xc0) "\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "native_switch_return:\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "fninit; fldcw " AT(0xd4) "; ldmxcsr " AT(0xd0) "; vzeroupper\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "ret\n");
 
 static struct switch_block *const block = (struct switch_block *)SWITCH_AT;
 static uint8_t *code_alias;
-static struct sigaction previous[NSIG];
+
+/*
+ * The kernel's own call: vitrine may stand before the C library's, and its handler would look at thread-local data first, with FS not being the thread's.
+ */
+struct kernel_sigaction {
+    void (*handler)(int, siginfo_t *, void *);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+#define KERNEL_SA_RESTORER 0x04000000ul
+static struct kernel_sigaction previous[NSIG];
+void native_sigreturn(void);
+__asm__(".text\nnative_sigreturn:\nmov $15, %eax\nsyscall\n");
+
 static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
 static const uint8_t greg_of[GPR_COUNT] = { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
                                             REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15 };
@@ -112,11 +149,11 @@ static void take_fault(const ucontext_t *uc)
 __attribute__((optimize("no-stack-protector"))) static void handle(int sig, siginfo_t *info, void *context)
 {
     if (!block->is_active) {
-        struct sigaction *p = &previous[sig];
-        if (p->sa_flags & SA_SIGINFO)
-            p->sa_sigaction(sig, info, context);
-        else
-            sigaction(sig, p, NULL); /* the instruction faults again and ends the test */
+        struct kernel_sigaction *p = &previous[sig];
+        if (p->flags & SA_SIGINFO)
+            p->handler(sig, info, context);
+        else /* the instruction faults again and ends the test */
+            syscall(SYS_rt_sigaction, sig, p, NULL, sizeof p->mask);
         return;
     }
     take_bases_back();
@@ -132,12 +169,11 @@ static int catch_signals(void)
 {
     static _Alignas(64) uint8_t stack[256 * 1024];
     stack_t ss = { .ss_sp = stack, .ss_size = sizeof stack };
-    struct sigaction sa = { .sa_sigaction = handle, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-    sigemptyset(&sa.sa_mask);
+    struct kernel_sigaction sa = { .handler = handle, .flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | KERNEL_SA_RESTORER, .restorer = native_sigreturn };
     if (sigaltstack(&ss, NULL) < 0)
         return -errno;
     for (unsigned i = 0; i < sizeof signals / sizeof signals[0]; i++)
-        if (sigaction(signals[i], &sa, &previous[signals[i]]) < 0)
+        if (syscall(SYS_rt_sigaction, signals[i], &sa, &previous[signals[i]], sizeof sa.mask) < 0)
             return -errno;
     return 0;
 }
@@ -160,6 +196,14 @@ static int map_code(void)
     return code_alias == MAP_FAILED || p != (void *)CODE_AT ? -ENOMEM : 0;
 }
 
+/* jmp *[SWITCH_AT + 0xc8], which takes 64-bit mode */
+static void put_return(uint8_t *p)
+{
+    const uint32_t at = SWITCH_AT + (uint32_t)offsetof(struct switch_block, end);
+    memcpy(p, "\xff\x24\x25", 3);
+    memcpy(p + 3, &at, sizeof at);
+}
+
 int native_init(void)
 {
     const struct host_facts *h = host_facts();
@@ -177,6 +221,10 @@ int native_init(void)
     block->mask_low = (uint32_t)h->xcr0;
     block->mask_high = (uint32_t)(h->xcr0 >> 32);
     block->end = (uint64_t)(uintptr_t)native_switch_end;
+    put_return(code_alias);
+    /* 64-bit code does not look at them, 32-bit code needs them. */
+    if (diff_mode_bits == 32)
+        __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" : : "r"(USER_DS));
     return catch_signals();
 }
 
@@ -190,12 +238,18 @@ uint8_t *native_data(void)
     return (uint8_t *)DATA_AT;
 }
 
-/* jmp *[SWITCH_AT + 0xc8] */
+/* From 32-bit code by way of a far jump to the first bytes of the code pages. */
 void native_tail(uint8_t *p)
 {
-    const uint32_t at = SWITCH_AT + (uint32_t)offsetof(struct switch_block, end);
-    memcpy(p, "\xff\x24\x25", 3);
-    memcpy(p + 3, &at, sizeof at);
+    const uint32_t at = (uint32_t)CODE_AT;
+    if (diff_mode_bits == 64) {
+        put_return(p);
+        return;
+    }
+    p[0] = 0xea;
+    memcpy(p + 1, &at, sizeof at);
+    p[5] = USER_CS;
+    p[6] = 0;
 }
 
 unsigned state_xsave_bytes(void)
@@ -207,7 +261,8 @@ void native_run(const struct machine_state *in, struct machine_state *out)
 {
     unsigned n = state_xsave_bytes();
     memcpy(block->gpr, in->gpr, sizeof block->gpr);
-    block->rip = in->rip;
+    block->entry = (uint32_t)in->rip;
+    block->entry_cs = diff_mode_bits == 64 ? USER_CS : USER32_CS;
     block->rflags = in->rflags;
     block->fs_base = in->fs_base;
     block->gs_base = in->gs_base;

@@ -19,7 +19,8 @@ void rng_seed(struct rng *r, uint64_t seed, uint64_t index)
 
 uint64_t value_integer(struct rng *r)
 {
-    static const uint64_t edges[] = { 0, 1, ~0ull, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff, 1ull << 63, 2, 16, 31, 32, 33, 63, 64, 65, 0x100000000 };
+    static const uint64_t edges[] = { 0,          1, ~0ull, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 0x7fffffffffffffff,
+                                      1ull << 63, 2, 16,    31,   32,   33,   63,     64,     65,     0x100000000 };
     uint64_t v = rng_next(r);
     switch (rng_below(r, 8)) {
     case 0:
@@ -39,7 +40,8 @@ uint64_t value_integer(struct rng *r)
 
 static uint32_t value_float(struct rng *r)
 {
-    static const uint32_t edges[] = { 0, 0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001, 0xffc12345, 1, 0x807fffff, 0x00800000, 0x7f7fffff, 0x3f800000, 0xbf800000, 0x4f000000, 0xcf000000, 0x5f000000 };
+    static const uint32_t edges[] = { 0,          0x80000000, 0x7f800000, 0xff800000, 0x7fc00000, 0x7f800001, 0xffc12345, 1,
+                                      0x807fffff, 0x00800000, 0x7f7fffff, 0x3f800000, 0xbf800000, 0x4f000000, 0xcf000000, 0x5f000000 };
     uint32_t v = (uint32_t)rng_next(r);
     if (rng_percent(r, 20))
         return edges[rng_below(r, sizeof edges / sizeof edges[0])];
@@ -48,7 +50,21 @@ static uint32_t value_float(struct rng *r)
 
 static uint64_t value_double(struct rng *r)
 {
-    static const uint64_t edges[] = { 0, 1ull << 63, 0x7ff0000000000000, 0xfff0000000000000, 0x7ff8000000000000, 0x7ff0000000000001, 0xfff8000000012345, 1, 0x800fffffffffffff, 0x0010000000000000, 0x7fefffffffffffff, 0x3ff0000000000000, 0xbff0000000000000, 0x43e0000000000000, 0xc1e0000000000000 };
+    static const uint64_t edges[] = { 0,
+                                      1ull << 63,
+                                      0x7ff0000000000000,
+                                      0xfff0000000000000,
+                                      0x7ff8000000000000,
+                                      0x7ff0000000000001,
+                                      0xfff8000000012345,
+                                      1,
+                                      0x800fffffffffffff,
+                                      0x0010000000000000,
+                                      0x7fefffffffffffff,
+                                      0x3ff0000000000000,
+                                      0xbff0000000000000,
+                                      0x43e0000000000000,
+                                      0xc1e0000000000000 };
     uint64_t v = rng_next(r);
     if (rng_percent(r, 20))
         return edges[rng_below(r, sizeof edges / sizeof edges[0])];
@@ -98,6 +114,18 @@ static void fill_component(struct rng *r, uint8_t *area, unsigned n)
         value_fill_memory(r, area + h->xsave_offset[n], h->xsave_size[n]);
 }
 
+/* The processor writes it into every image, so an image that it made has it. */
+static uint32_t mxcsr_mask(void)
+{
+    static _Alignas(64) uint8_t image[512];
+    static uint32_t mask;
+    if (!mask) {
+        __asm__ volatile("fxsave %0" : "=m"(image));
+        memcpy(&mask, image + 28, 4);
+    }
+    return mask;
+}
+
 static void fill_xsave(struct rng *r, uint8_t *area)
 {
     uint64_t in_use = host_facts()->xcr0;
@@ -105,6 +133,8 @@ static void fill_xsave(struct rng *r, uint8_t *area)
     fill_x87(r, area);
     uint32_t mxcsr = rng_percent(r, 65) ? 0x1f80 : (uint32_t)(rng_next(r) & 0xffff) | (rng_percent(r, 50) ? 0x1f80 : 0);
     memcpy(area + 24, &mxcsr, 4);
+    uint32_t mask = mxcsr_mask();
+    memcpy(area + 28, &mask, 4);
     value_fill_memory(r, area + 160, 256);
     for (unsigned n = 2; n < HOST_XSAVE_COMPONENTS; n++)
         fill_component(r, area, n);

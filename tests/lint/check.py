@@ -176,16 +176,45 @@ def engine_calls():
     return wrong
 
 
+# The C library's calls that set signal actions: the library stands in for them (src/transport/sigaction.c).
+STOOD_IN_FOR = set("sigaction __sigaction signal bsd_signal ssignal sysv_signal __sysv_signal sigset sigignore siginterrupt".split())
+
+
 def exported():
-    """The shared library shows vitrine_* and nothing else."""
+    """The shared library shows vitrine_*, what it stands in for, and nothing else."""
     library = os.path.join(BUILD, "libvitrine.so")
     if not os.path.exists(library):
         raise Skip("libvitrine.so is not built")
     names = subprocess.run(["nm", "-D", "--defined-only", "--format=posix", library], stdout=subprocess.PIPE, text=True, check=True).stdout
-    return ["libvitrine.so exports %s" % line.split()[0] for line in names.splitlines() if not line.startswith("vitrine_")]
+    shown = {line.split()[0] for line in names.splitlines()}
+    wrong = ["libvitrine.so exports %s" % name for name in sorted(shown - STOOD_IN_FOR) if not name.startswith("vitrine_")]
+    return wrong + ["libvitrine.so does not export %s" % name for name in sorted(STOOD_IN_FOR - shown)]
 
 
-CHECKS = [includes, every_folder_has_a_layer, links, licence_lines, head_comments, formatting, file_sizes, words, engine_calls, exported]
+def abi_page():
+    """docs/abi/kvm.md is what the dispatch table says."""
+    program = os.path.join(BUILD, "abi_table")
+    if not os.path.exists(program):
+        raise Skip("abi_table is not built")
+    printed = subprocess.run([program], stdout=subprocess.PIPE, text=True, check=True).stdout
+    page = "docs/abi/kvm.md"
+    return [] if os.path.exists(os.path.join(SOURCE, page)) and text(page) == printed else ["%s is not what the front answers: run make docs" % page]
+
+
+def manual():
+    """docs/man/vitrine.1 names every command and option that the program's help names, and no other."""
+    program = os.path.join(BUILD, "vitrine")
+    if not os.path.exists(program):
+        raise Skip("vitrine is not built")
+    helps = "".join(subprocess.run([program] + args, stdout=subprocess.PIPE, text=True).stdout for args in (["help"], ["help", "boot"]))
+    pattern = r"(?m)^ +(--[a-z-]+|[a-z]+)(?= )"
+    page = text("docs/man/vitrine.1").replace("\\-", "-")
+    there = set(re.findall(r'(?m)^\.BR? ?I? "?(--[a-z-]+)', page)) | set(re.findall(r"(?m)^\.TP\n\.B ([a-z]+)$", page))
+    told = set(re.findall(pattern, helps))
+    return ["docs/man/vitrine.1 lacks %s" % n for n in sorted(told - there)] + ["docs/man/vitrine.1: there is no %s" % n for n in sorted(there - told)]
+
+
+CHECKS = [includes, every_folder_has_a_layer, links, licence_lines, head_comments, formatting, file_sizes, words, engine_calls, exported, abi_page, manual]
 
 
 def main():

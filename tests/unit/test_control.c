@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Control transfer of the soft engine: descriptors, far transfers, event delivery, task switches and fast system calls, on a flat array instead of the MMU.
- * Built from desc.c transfer.c help_seg.c help_table.c help_far.c help_iret.c help_task.c help_int.c help_syscall.c alone.
+ * One thing, as all of it needs the same flat machine. Built from desc.c transfer.c help_seg.c help_table.c help_far.c help_iret.c help_task.c help_int.c
+ * help_syscall.c alone.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -94,6 +95,10 @@ void gpr_write(struct soft_vcpu *s, unsigned reg, unsigned bytes, uint64_t value
 {
     (void)bytes;
     s->v.cpu.gpr[reg] = value;
+}
+enum step seg_write(struct soft_vcpu *s, unsigned seg, uint64_t offset, const void *buf, unsigned bytes)
+{
+    return linear_write(s, s->v.cpu.seg[seg].base + offset, buf, bytes, 0);
 }
 enum step stack_push(struct soft_vcpu *s, uint64_t *sp, uint64_t value, unsigned bytes)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The KVM front over a scripted engine: the table, errors, memory of both generations, register blocks, the protocol of KVM_RUN, and fds. Errors were taken
- * from /dev/kvm of Linux 6.18, those of generation 2007 from its documentation.
+ * from /dev/kvm of Linux 6.18, those of generation 2007 from its documentation. One thing, because all of it needs the same engine.
  */
 #include <errno.h>
 #include <fcntl.h>

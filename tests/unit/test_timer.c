@@ -20,7 +20,7 @@ struct probe {
     struct timer timer;
     struct timer_queue *q;
     _Atomic unsigned fired;
-    _Atomic bool is_slow;
+    _Atomic bool is_slow, has_begun;
     unsigned again, order;
     uint64_t late_ns;
 };
@@ -30,6 +30,7 @@ static void fire(struct timer *t)
 {
     struct probe *p = (struct probe *)t;
     p->order = atomic_fetch_add(&sequence, 1);
+    p->has_begun = true;
     if (p->is_slow)
         usleep(50000);
     if (p->again) {
@@ -95,7 +96,8 @@ static void test_cancel_sync(void **state)
     struct probe p = { .timer.expired = fire, .q = &q, .again = 1000000 };
     p.is_slow = true;
     assert_int_equal(timer_arm(&q, &p.timer, 0), 0);
-    usleep(10000);
+    for (int i = 0; i < 50000 && !p.has_begun; i++)
+        usleep(100);
     timer_cancel_sync(&q, &p.timer); /* the callback runs and re-arms itself: it must be over and stay over */
     unsigned fired = p.fired;
     assert_int_equal(fired, 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The soft engine's MMU: page walks in every mode, the TLB, accesses, and the string and port helpers on top. Built from those sources alone;
- * the block cache, buses and chips are stand-ins below. The guest is one struct and 4 MiB of zeros.
+ * the block cache, buses and chips are stand-ins below, which make it one thing. The guest is one struct and 4 MiB of zeros.
  */
 #include <setjmp.h>
 #include <stdarg.h>

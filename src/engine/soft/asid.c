@@ -129,7 +129,7 @@ static void asid_load(struct soft_vcpu *sv, const struct asid *a)
         unsigned first = (unsigned)__builtin_ctzll(left) * TLB_GROUP;
         for (unsigned i = 0; i < TLB_GROUP; i++)
             if (a->fetch[first + i].page != TLB_EMPTY)
-                tlb_note_fetched(sv, a->fetch[first + i].page);
+                tlb_note_fetched(sv, a->fetch[first + i].page, true);
     }
     sv->has_local_fetch[1] |= a->used_fetch != 0;
     if (a->jump_key != sv->jump_cache_key[1])

@@ -202,6 +202,9 @@ int cache_publish(struct soft_vm *svm, struct block *b)
     _Atomic(struct block *) *head = &b->page->bucket[b->page_offset / (PAGE_BYTES / CODE_PAGE_BUCKETS)];
     atomic_store(&b->next, atomic_load(head));
     atomic_store_explicit(head, b, memory_order_release);
+    /* A store that came between the copying of the bytes and this found no block to kill: either it sees the block now or we see it (safe.c). */
+    atomic_thread_fence(memory_order_seq_cst);
+    cache_page_refresh(svm, b->page, b->page_offset, b->guest_bytes);
     return 0;
 }
 

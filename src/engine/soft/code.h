@@ -52,8 +52,11 @@ enum leave {
     LEAVE_EXEC,
     LEAVE_SLOW /* rip is set: its access needs exec_insn */,
     LEAVE_FAULT,
-    LEAVE_BOUNCED
+    LEAVE_BOUNCED,
+    LEAVE_FILL /* not a way out: the fill stub is under way, with the state in memory */
 };
+
+#define FAULT_MEMORY 0xffu /* a "vector": not the guest's fault, the host memory behind a slot is gone */
 
 struct link {
     uint8_t *rel32;       /* writable address; NULL: unused */
@@ -219,6 +222,8 @@ const uint8_t *fetch_host(struct soft_vcpu *sv, gva_t gva, bool *is_fault);
 /* Enters translated code with the state in memory; returns an enum leave with the state in memory again. */
 enum leave guest_enter(struct soft_vcpu *sv, const uint8_t *target);
 int run_vcpu(struct vcpu *v);
+/* Back to where __builtin_setjmp(sv->recover) was called, from C in guest mode. */
+_Noreturn void run_unwind(struct soft_vcpu *sv);
 
 /* ---- event.c ---- */
 /* Looks at requests, MP state and pending events, out of guest mode. STEP_NEXT: go on; STEP_EXIT: v->exit is filled (EXIT_INTR: a signal). */

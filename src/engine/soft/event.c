@@ -20,6 +20,8 @@ enum step event_fault(struct soft_vcpu *sv)
 {
     const struct guest_debug *d = &sv->v.debug;
     struct fault f = sv->fault;
+    if (f.vector == FAULT_MEMORY)
+        return STEP_EXIT; /* v->exit was filled by the signal handler */
     if (f.vector == VEC_DB && d->enabled && d->use_hw_bp)
         return exec_debug_exit(sv, VEC_DB, f.addr);
     return deliver(sv, EVENT_EXCEPTION, &f);

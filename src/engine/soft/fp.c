@@ -21,8 +21,13 @@ void fp_put(struct soft_vcpu *sv)
     sv->fp_loaded = false;
     uint64_t mask = fp_mask;
     __asm__ volatile("xsave64 %0" : "+m"(sv->v.cpu.xsave) : "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32)) : "memory");
+    /* The last x87 instruction's addresses are the host's: none of the guest's business, and most CPUs only keep them for exceptions. */
+    uint64_t *pointers = (uint64_t *)(void *)&sv->v.cpu.xsave[8];
+    pointers[0] = pointers[1] = 0;
     /* The C ABI wants an empty x87 stack and the client's control words; upper vector halves in use would slow SSE code down. */
-    __asm__ volatile("fninit\n\tfldcw %0\n\tldmxcsr %1\n\tvzeroupper" : : "m"(sv->host_fcw), "m"(sv->host_mxcsr));
+    __asm__ volatile("fninit\n\tfldcw %0\n\tldmxcsr %1" : : "m"(sv->host_fcw), "m"(sv->host_mxcsr));
+    if (fp_mask & XCR0_AVX)
+        __asm__ volatile("vzeroupper");
 }
 
 void fp_get(struct soft_vcpu *sv)

@@ -84,7 +84,16 @@ static unsigned seg_stack_bytes(const struct insn *in)
 enum step help_push_seg(struct soft_vcpu *sv, const struct insn *in)
 {
     uint64_t sp = sv->v.cpu.gpr[GPR_RSP];
-    enum step step = stack_push(sv, &sp, sv->v.cpu.seg[in->opnd[0].reg].selector, seg_stack_bytes(in));
+    unsigned bytes = seg_stack_bytes(in);
+    uint16_t selector = sv->v.cpu.seg[in->opnd[0].reg].selector;
+    enum step step;
+    if (bytes == 4) { /* only 16 bits of the slot are written (SDM vol. 2, "PUSH") */
+        uint64_t mask = sv->stack_bytes == 8 ? ~0ull : (1ull << (8 * sv->stack_bytes)) - 1;
+        sp -= 4;
+        step = seg_write(sv, SEG_SS, sp & mask, &selector, 2);
+    } else {
+        step = stack_push(sv, &sp, selector, bytes);
+    }
     if (step == STEP_NEXT)
         stack_commit(sv, sp);
     return step;

@@ -66,9 +66,11 @@ static unsigned xsave_layout(uint64_t components, bool is_compacted, uint16_t of
 }
 
 /* In the compacted forms SSE counts as in use if MXCSR differs from its initial value; the standard forms save MXCSR apart from XSTATE_BV. */
-static uint64_t xsave_in_use(const struct soft_vcpu *sv, bool is_compacted)
+static uint64_t xsave_in_use(const struct soft_vcpu *sv, const struct insn *in, bool is_compacted)
 {
     uint64_t in_use = fpu_get(sv, FPU_XSTATE_BV, 8);
+    if (in->mode_bits != 64)
+        in_use &= ~(uint64_t)XCR0_HI16_ZMM; /* out of reach */
     if (is_compacted && fpu_get(sv, FPU_MXCSR, 4) != FPU_MXCSR_INIT)
         in_use |= XCR0_SSE;
     return in_use;
@@ -141,7 +143,7 @@ static enum step xsave_standard(struct soft_vcpu *sv, const struct insn *in, boo
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
-    uint64_t in_use = xsave_in_use(sv, false), which = omits_initial ? rfbm & in_use : rfbm;
+    uint64_t in_use = xsave_in_use(sv, in, false), which = omits_initial ? rfbm & in_use : rfbm;
     uint64_t new_bv = (old_bv & ~rfbm) | (in_use & rfbm);
     xsave_materialise(sv, which);
     s = xsave_put_components(sv, in, gva, which, rfbm & (XCR0_SSE | XCR0_AVX), offset);
@@ -172,7 +174,7 @@ static enum step xsave_compacted(struct soft_vcpu *sv, const struct insn *in, bo
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
-    uint64_t which = rfbm & xsave_in_use(sv, true), header[2] = { which, rfbm | XSAVE_COMPACTED };
+    uint64_t which = rfbm & xsave_in_use(sv, in, true), header[2] = { which, rfbm | XSAVE_COMPACTED };
     xsave_materialise(sv, which);
     s = xsave_put_components(sv, in, gva, which, which & XCR0_SSE, offset);
     return s == STEP_NEXT ? xsave_put(sv, gva, FPU_XSTATE_BV, header, sizeof(header)) : s;

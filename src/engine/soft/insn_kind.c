@@ -11,6 +11,11 @@ bool insn_is_lea(const struct insn *in)
     return in->mnemonic == ZYDIS_MNEMONIC_LEA;
 }
 
+bool insn_is_bit_test(const struct insn *in)
+{
+    return in->mnemonic == ZYDIS_MNEMONIC_BT || in->mnemonic == ZYDIS_MNEMONIC_BTS || in->mnemonic == ZYDIS_MNEMONIC_BTR || in->mnemonic == ZYDIS_MNEMONIC_BTC;
+}
+
 bool insn_is_nop(const struct insn *in)
 {
     return in->mnemonic == ZYDIS_MNEMONIC_NOP || in->category == ZYDIS_CATEGORY_PREFETCH || in->category == ZYDIS_CATEGORY_NOP ||
@@ -118,6 +123,10 @@ enum system_kind insn_system_kind(const struct insn *in)
         return SYSTEM_SWAPGS;
     case ZYDIS_MNEMONIC_RDTSC:
         return SYSTEM_RDTSC;
+    case ZYDIS_MNEMONIC_RDTSCP:
+        return SYSTEM_RDTSCP;
+    case ZYDIS_MNEMONIC_STAC:
+        return SYSTEM_STAC;
     default:
         return SYSTEM_NONE;
     }

@@ -43,11 +43,49 @@ static bool has_gpr_operand(const struct insn *in)
     return false;
 }
 
+/* Outside 64-bit mode W is ignored where it would choose between 32 and 64 bits of a general register or of the memory in its place. */
+static bool ignores_w(const struct insn *in)
+{
+    bool is_32 = in->mem.bytes == 4 || !in->has_mem;
+    if (in->map == 3)
+        return in->opcode == 0x60 || in->opcode == 0x61 || (is_32 && (in->opcode == 0x16 || in->opcode == 0x22)); /* VPCMPESTRx VPEXTRD VPINSRD */
+    if (in->map != 1 || !is_32)
+        return false;
+    return in->opcode == 0x2a || (in->opcode == 0x7b && in->pp >= 2) || ((in->opcode == 0x6e || in->opcode == 0x7e) && in->pp == 1); /* VCVTxSI2Sx VMOVD */
+}
+
+/* VZEROUPPER and VZEROALL reach only eight registers outside 64-bit mode: register by register. */
+static bool emit_vzero_low(struct emit *e, const struct insn *in)
+{
+    if (in->enc != ENC_VEX || in->map != 1 || in->opcode != 0x77 || in->mode_bits == 64)
+        return false;
+    for (unsigned i = 0; i < 8; i++) {
+        bool is_all = in->vex_l & 1;
+        emit_8(e, 0xc5);
+        emit_8(e, 0x80 | (is_all ? ~i & 15 : 15) << 3);
+        emit_8(e, is_all ? 0x57 : 0x28); /* vxorps i, i, i or vmovaps i, i */
+        emit_8(e, 0xc0 | i << 3 | i);
+    }
+    return true;
+}
+
+/* Immediates as they are, but for a register number that has only three bits outside 64-bit mode. */
+static void emit_immediates(struct emit *e, const struct insn *in)
+{
+    bool has_is4 = false;
+    for (unsigned i = 0; i < in->n_opnds; i++)
+        has_is4 |= in->opnd[i].field == FIELD_IS4;
+    if (has_is4 && in->mode_bits != 64)
+        emit_8(e, in->bytes[in->len - 1] & 0x7f);
+    else
+        emit_bytes(e, in->bytes + in->len - in->imm_bytes, in->imm_bytes);
+}
+
 static struct form form_of(const struct insn *in, const struct reencode *r)
 {
     struct form f = { .map = in->map, .opcode = in->opcode, .reg = in->reg5, .rm = in->rm5, .vvvv = in->vvvv5, .has_modrm = in->has_modrm, .w = in->rex_w };
-    if (in->mode_bits != 64 && has_gpr_operand(in))
-        f.w = false; /* W is ignored there */
+    if (in->mode_bits != 64 && (has_gpr_operand(in) || (in->enc != ENC_LEGACY && ignores_w(in))))
+        f.w = false;
     f.is_mem = in->has_modrm && in->modrm < 0xc0;
     form_take_operands(&f, in, r);
     if (in->enc != ENC_LEGACY || in->map != 0)
@@ -125,6 +163,8 @@ static void emit_evex(struct emit *e, const struct insn *in, const struct form *
 void emit_insn(struct emit *e, const struct insn *in, const struct reencode *r)
 {
     struct form f = form_of(in, r);
+    if (emit_vzero_low(e, in))
+        return;
     if (in->enc == ENC_LEGACY)
         emit_legacy(e, in, &f, r->base);
     else if (in->enc == ENC_VEX)
@@ -137,5 +177,5 @@ void emit_insn(struct emit *e, const struct insn *in, const struct reencode *r)
         emit_8(e, 0xc0 | (f.reg & 7u) << 3 | (f.rm & 7u));
     bool is_moffs = in->has_mem && !in->has_modrm;
     if (!is_moffs)
-        emit_bytes(e, in->bytes + in->len - in->imm_bytes, in->imm_bytes);
+        emit_immediates(e, in);
 }

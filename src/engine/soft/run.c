@@ -49,6 +49,8 @@ static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *
         if (!b) {
             code_flush_all(sv);
             *again = true;
+        } else if (b->is_dead) { /* another vCPU's store came while it was made */
+            *again = true;
         }
         generation = atomic_load(&svm->flush_generation);
     }
@@ -88,6 +90,7 @@ static struct block *find_block(struct soft_vcpu *sv, enum step *s)
             b = make_block(sv, gva, host, &again);
         if (again)
             continue;
+        (void)*(const volatile uint8_t *)host; /* if the memory went while it was translated, we end here */
         if (b && (sv->key & KEY_FLAT_CS)) {
             unsigned index = jump_cache_index(gva);
             sv->jump_cache[sv->is_user][index] = b->start + soft_vm_of(sv)->cache.to_exec;
@@ -151,7 +154,7 @@ static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_be
             return has_exit ? STEP_EXIT : exec_debug_exit(sv, VEC_DB, dr6 | (is_client_step ? DR6_BS : 0));
         sv->fault = (struct fault){ .vector = VEC_DB, .addr = dr6 };
         enum step d = event_fault(sv);
-        if (!has_exit)
+        if (!has_exit || d == STEP_EXIT)
             return d;
     }
     if (s == STEP_NEXT_EXIT && v->exit.kind == EXIT_HLT && v->lapic) {
@@ -281,6 +284,17 @@ static uint64_t gs_swap(uint64_t value)
     return gs_swap_by_call(value);
 }
 
+_Noreturn void run_unwind(struct soft_vcpu *sv)
+{
+    __builtin_longjmp(sv->recover, 1);
+}
+
+/* v->exit is filled when run_unwind comes back here. */
+__attribute__((noinline)) static int run_recoverably(struct soft_vcpu *sv)
+{
+    return __builtin_setjmp(sv->recover) ? 0 : run_loop(sv);
+}
+
 int run_vcpu(struct vcpu *v)
 {
     struct soft_vcpu *sv = to_soft(v);
@@ -290,7 +304,7 @@ int run_vcpu(struct vcpu *v)
     if (!(v->cpu.cr0 & CR0_PG))
         tlb_flush(sv); /* fetch again, and so compare: the client may have loaded code, and without paging nothing else tells (docs/decisions/0004) */
     guest_mode_enter(sv);
-    int r = run_loop(sv);
+    int r = run_recoverably(sv);
     fp_put(sv);
     guest_mode_leave(sv);
     signal_set_vcpu(NULL);

@@ -141,6 +141,7 @@ void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes)
     unsigned offset = (unsigned)(gpa & PAGE_OFFSET_MASK);
     if (bytes > PAGE_BYTES - offset)
         bytes = (unsigned)(PAGE_BYTES - offset);
+    atomic_thread_fence(memory_order_seq_cst); /* the store before the search: pairs with cache_publish */
     if (!p || !needs_invalidation(p, offset, bytes))
         return;
     fp_put(sv);

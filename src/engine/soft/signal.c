@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Hardware faults in translated code become the guest's: the signal handler finds the guest instruction by the block's fault map, stores the registers and
- * resumes at the way out of translated code. All other signals go on to the client's own action, whenever that was set (base/signals.h).
+ * resumes at the way out of translated code. A fault on memory that the client took away while its slot stands ends the run, from translated code and from C in
+ * guest mode, where no lock is held. All other signals go on to the client's own action, whenever that was set (base/signals.h).
  */
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
 #include <ucontext.h>
 
+#include "base/guard.h"
 #include "base/signals.h"
 #include "engine/soft/code.h"
 
@@ -69,13 +71,49 @@ static bool fault_of(struct soft_vcpu *sv, const greg_t *g)
     return true;
 }
 
+/* True if the address is slot memory that cannot be reached: v->exit says so. */
+static bool memory_fault_of(struct soft_vcpu *sv, const greg_t *g, const void *address)
+{
+    if (g[REG_TRAPNO] != VEC_PF || !atomic_load(&sv->in_guest_mode))
+        return false;
+    const struct memslots *t = atomic_load(&sv->v.vm->slots);
+    for (unsigned i = 0; i < t->n; i++) {
+        uint64_t offset = (uint64_t)((hva_t)address - t->slot[i].hva);
+        if (offset >= t->slot[i].bytes)
+            continue;
+        sv->v.exit.kind = EXIT_MEMORY_FAULT;
+        sv->v.exit.memory_fault.gpa = (t->slot[i].gpa + offset) & ~PAGE_OFFSET_MASK;
+        sv->v.exit.memory_fault.bytes = PAGE_BYTES;
+        sv->fault = (struct fault){ .vector = FAULT_MEMORY };
+        return true;
+    }
+    return false;
+}
+
+/* Vanished memory met by C: the way out of translated code if that called us, else run_unwind. By the context, so that the guest's vectors come back too. */
+static bool take_from_c(struct soft_vcpu *sv, greg_t *g)
+{
+    if (sv->leave_reason == LEAVE_FILL) {
+        sv->leave_reason = LEAVE_FAULT;
+        g[REG_RIP] = (greg_t)(uintptr_t)soft_vm_of(sv)->stubs.fault;
+        return true;
+    }
+    g[REG_RSP] = ((g[REG_RSP] - 128) & ~15ll) - 8; /* below the red zone, as after a call */
+    g[REG_RDI] = (greg_t)(uintptr_t)sv;
+    g[REG_RIP] = (greg_t)(uintptr_t)run_unwind;
+    return true;
+}
+
 /* True if the fault was the guest's: the context now resumes outside of translated code. */
-static bool take(struct soft_vcpu *sv, ucontext_t *uc)
+static bool take(struct soft_vcpu *sv, ucontext_t *uc, const void *address)
 {
     greg_t *g = uc->uc_mcontext.gregs;
     struct soft_vm *svm = soft_vm_of(sv);
     const uint8_t *pc = (const uint8_t *)(uintptr_t)g[REG_RIP];
-    if (pc < svm->cache_rx || pc >= svm->cache_rx + svm->cache_bytes || !fault_of(sv, g))
+    bool is_memory = memory_fault_of(sv, g, address);
+    if (pc < svm->cache_rx || pc >= svm->cache_rx + svm->cache_bytes)
+        return is_memory && take_from_c(sv, g);
+    if (!is_memory && !fault_of(sv, g))
         return false;
     const struct block *b = cache_block_at(svm, pc);
     bool is_saved = false;
@@ -103,7 +141,7 @@ static void handle(int sig, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     bool is_raised = info->si_code > 0; /* else somebody sent it, and the trap number is an old one's */
-    if (!is_raised || !current || !take(current, context))
+    if (!is_raised || !(guard_recover(context) || (current && take(current, context, info->si_addr))))
         signals_deliver(sig, info, context);
     errno = saved_errno;
 }

@@ -129,12 +129,16 @@ static void soft_translate(struct vcpu *v, gva_t gva, struct translation *out)
     struct walk_result w;
     struct fault kept = sv->fault;
     *out = (struct translation){ 0 };
-    if (walk_page(sv, gva, ACCESS_READ | ACCESS_PROBE, &w) == 0) {
+    signal_set_vcpu(sv);
+    guest_mode_enter(sv);
+    if (__builtin_setjmp(sv->recover) == 0 && walk_page(sv, gva, ACCESS_READ | ACCESS_PROBE, &w) == 0) {
         out->is_valid = true;
         out->gpa = w.gpa;
         out->is_writeable = w.is_writeable;
         out->is_usermode = w.is_usermode;
     }
+    guest_mode_leave(sv);
+    signal_set_vcpu(NULL);
     sv->fault = kept;
 }
 

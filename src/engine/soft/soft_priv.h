@@ -78,6 +78,7 @@ struct soft_vcpu {
     uint64_t host_gs;    /* the client's GS base while a run is under way */
     uint32_t host_mxcsr; /* the client's control words, put back when the guest's state leaves the hardware */
     uint16_t host_fcw;
+    void *recover[5];                 /* where C that meets vanished memory in guest mode goes on, see signal.c */
     struct exec_entry *exec_cache;    /* EXEC_CACHE_ENTRIES decoded instructions, checked against memory at each use */
     _Alignas(64) uint8_t bounce[256]; /* operand of an instruction executed on a copy, at the offset of its guest address within 64 bytes */
 
@@ -91,8 +92,9 @@ struct soft_vcpu {
     uint64_t tlb_local[2][3];                    /* [is_user][kind], bit n: entries n * 16 ... may hold one that is not global */
     bool has_local_fetch[2];                     /* [is_user]: the jump cache may hold targets in pages that are not global */
     uint64_t large_4m, large_1g;                 /* hashes of the regions that hold fragments of 2M/4M and 1G pages */
-    uint64_t fetched[4];                         /* hash of the pages that fetch entries were made for */
-    uint8_t dr6_hits;                            /* DR6 B0-B3 of data and I/O breakpoints met by this instruction; cleared by the run loop */
+    uint64_t fetched[2][4];                      /* [is_user], hash of the pages that fetch entries were made for */
+    bool has_low_fetch[2]; /* [is_user], some of them in the lower half: a kernel's own are not, so a user page's INVLPG spares its jump targets */
+    uint8_t dr6_hits;      /* DR6 B0-B3 of data and I/O breakpoints met by this instruction; cleared by the run loop */
 
     struct tlb tlb[2][TLB_KINDS];                  /* [is_user] */
     const void *jump_cache[2][JUMP_CACHE_ENTRIES]; /* [is_user], host entry points that verify themselves */
@@ -158,7 +160,7 @@ void smap_ac_changed(struct soft_vcpu *sv);
 void jump_cache_flush(struct soft_vcpu *sv);
 void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user);
 void jump_cache_init(struct soft_vcpu *sv);
-void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva); /* a fetch entry for the page exists */
+void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva, bool is_user); /* a fetch entry for the page exists */
 bool code_page_has(struct vm *vm, gfn_t gfn);
 /* After a store to a page with translations. */
 void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes);

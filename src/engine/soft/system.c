@@ -10,6 +10,8 @@
 bool system_is_inline(const struct tc *tc, const struct insn *in)
 {
     bool is_64 = (tc->key & KEY_MODE) == KEY_MODE_64, is_user = tc->key & KEY_USER;
+    if (!features_allow_insn(&tc->svm->features, in))
+        return false;
     switch (insn_system_kind(in)) {
     case SYSTEM_CLI:
     case SYSTEM_STI:
@@ -19,7 +21,10 @@ bool system_is_inline(const struct tc *tc, const struct insn *in)
     case SYSTEM_SWAPGS:
         return is_64 && !is_user;
     case SYSTEM_RDTSC:
+    case SYSTEM_RDTSCP:
         return tc->key & KEY_TSC;
+    case SYSTEM_STAC:
+        return is_64 && !is_user;
     default:
         return false;
     }
@@ -69,6 +74,13 @@ static void emit_swapgs(struct tc *tc)
     emit_gs(e, true, OP_MOV_STORE, T1, base);
 }
 
+/* or dword gs:[rflags], AC: page walks look there. CLAC has a helper, since TLB entries go with it. */
+static void emit_stac(struct tc *tc)
+{
+    emit_gs(&tc->e, false, 0x81, 1, FIELD(v.cpu.rflags));
+    emit_32(&tc->e, RFLAGS_AC);
+}
+
 /* rdtsc; shl rdx, 32; add rax, rdx; add rax, gs:[tsc_offset]; mov rdx, rax; shr rdx, 32; mov eax, eax */
 static void emit_rdtsc(struct tc *tc)
 {
@@ -98,6 +110,13 @@ void system_emit(struct tc *tc, const struct tc_insn *ti)
         break;
     case SYSTEM_SWAPGS:
         emit_swapgs(tc);
+        break;
+    case SYSTEM_STAC:
+        emit_stac(tc);
+        break;
+    case SYSTEM_RDTSCP:
+        emit_rdtsc(tc);
+        emit_gs(&tc->e, false, OP_MOV_LOAD, GPR_RCX, FIELD(v.cpu.tsc_aux));
         break;
     default:
         emit_rdtsc(tc);

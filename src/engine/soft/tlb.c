@@ -53,10 +53,11 @@ void tlb_flush(struct soft_vcpu *sv)
     for (unsigned set = 0; set < 2; set++)
         for (unsigned kind = 0; kind < TLB_KINDS; kind++)
             table_flush(sv, set, kind);
+    sv->has_low_fetch[0] = sv->has_low_fetch[1] = false;
     sv->n_smap_entries = 0;
     sv->large_4m = sv->large_1g = 0;
     for (unsigned i = 0; i < 4; i++)
-        sv->fetched[i] = 0;
+        sv->fetched[0][i] = sv->fetched[1][i] = 0;
     sv->phys_bits = 0; /* the client may have changed CPUID */
     asid_drop_all(sv);
     jump_cache_flush(sv);
@@ -121,8 +122,9 @@ void tlb_flush_page(struct soft_vcpu *sv, gva_t gva)
                 entry_clear(e);
         }
     uint64_t page = gva >> PAGE_SHIFT;
-    if (is_1g || is_4m || (sv->fetched[page % 4] & hash_bit(page)))
-        jump_cache_flush(sv);
+    for (unsigned set = 0; set < 2; set++)
+        if ((gva >> 63 || sv->has_low_fetch[set]) && (is_1g || is_4m || (sv->fetched[set][page % 4] & hash_bit(page))))
+            jump_cache_flush_set(sv, set);
 }
 
 void tlb_drop_write(struct soft_vcpu *sv, uint64_t host_page)
@@ -154,9 +156,10 @@ void smap_ac_changed(struct soft_vcpu *sv)
     sv->n_smap_entries = 0;
 }
 
-void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva)
+void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva, bool is_user)
 {
-    sv->fetched[(gva >> PAGE_SHIFT) % 4] |= hash_bit(gva >> PAGE_SHIFT);
+    sv->fetched[is_user][(gva >> PAGE_SHIFT) % 4] |= hash_bit(gva >> PAGE_SHIFT);
+    sv->has_low_fetch[is_user] |= !(gva >> 63);
 }
 
 static void entry_install(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user, const struct walk_result *w, uint64_t host_page)
@@ -175,7 +178,7 @@ static void entry_install(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, b
     else if (w->page_shift != PAGE_SHIFT)
         sv->large_4m |= hash_bit(gva >> 22);
     if (kind == TLB_FETCH)
-        tlb_note_fetched(sv, gva);
+        tlb_note_fetched(sv, gva, is_user);
     else if (!is_user && w->is_usermode && (sv->v.cpu.cr4 & CR4_SMAP)) {
         if (sv->n_smap_entries < SMAP_ENTRIES_MAX)
             sv->smap_entry[sv->n_smap_entries++] = (uint16_t)(kind * TLB_ENTRIES + index);
@@ -220,7 +223,8 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
     out->host = s->hva + (w.gpa - s->gpa);
     if (is_write) {
         out->slot = s;
-        out->is_code = code_page_has(sv->v.vm, w.gpa >> PAGE_SHIFT);
+        /* Without an entry nobody sees that a store is on its way to a page that gets translations just now. */
+        out->is_code = !is_cached || code_page_has(sv->v.vm, w.gpa >> PAGE_SHIFT);
     }
     if (!is_cached || out->is_code)
         return 0;

@@ -57,6 +57,8 @@ static bool is_native(struct tc *tc, const struct insn *in)
 {
     if (insn_is_nop(in))
         return true;
+    if (bit_is_inline(tc, in))
+        return true;
     if (!features_allow_insn(&tc->svm->features, in) || helper_find(in) || !translate_fp_is_enabled(tc->key, in))
         return false;
     if (in->enc != ENC_LEGACY && (tc->key & KEY_MODE) == KEY_MODE_16)
@@ -134,17 +136,28 @@ void tc_save_flags(struct tc *tc)
 }
 
 /* mov t1, rax; mov eax, gs:[saved_flags]; add al, 0x7f (OF); sahf; mov rax, t1 */
-void tc_restore_flags(struct tc *tc)
+void tc_restore_flags_by(struct tc *tc, bool keeps_t1)
 {
     struct emit *e = &tc->e;
     if (!tc->is_saved)
         return;
-    emit_rr(e, true, OP_MOV_LOAD, T1, GPR_RAX);
+    if (keeps_t1)
+        emit_gs(e, true, OP_MOV_STORE, GPR_RAX, FIELD(scratch));
+    else
+        emit_rr(e, true, OP_MOV_LOAD, T1, GPR_RAX);
     emit_gs(e, false, OP_MOV_LOAD, GPR_RAX, FIELD(saved_flags));
     emit_bytes(e, "\x04\x7f", 2);
     emit_8(e, 0x9e);
-    emit_rr(e, true, OP_MOV_LOAD, GPR_RAX, T1);
+    if (keeps_t1)
+        emit_gs(e, true, OP_MOV_LOAD, GPR_RAX, FIELD(scratch));
+    else
+        emit_rr(e, true, OP_MOV_LOAD, GPR_RAX, T1);
     tc->is_saved = false;
+}
+
+void tc_restore_flags(struct tc *tc)
+{
+    tc_restore_flags_by(tc, false);
 }
 
 /* ---- one native instruction ---- */
@@ -289,6 +302,10 @@ static void emit_native(struct tc *tc, const struct tc_insn *ti)
     if (insn_is_lea(in)) {
         tc->next_gva = ti->gva + in->len;
         emit_lea_insn(tc, in);
+        return;
+    }
+    if (bit_is_inline(tc, in)) {
+        bit_emit(tc, ti);
         return;
     }
     if (is_mem)

@@ -73,12 +73,14 @@ struct tc {
 };
 
 /* ---- translate.c ---- */
-void tc_save_flags(struct tc *tc);    /* no-op if saved; clobbers T1 */
-void tc_restore_flags(struct tc *tc); /* no-op if in the hardware; clobbers T1 */
+void tc_save_flags(struct tc *tc);                      /* no-op if saved; clobbers T1 */
+void tc_restore_flags(struct tc *tc);                   /* no-op if in the hardware; clobbers T1 */
+void tc_restore_flags_by(struct tc *tc, bool keeps_t1); /* the same, by way of memory if T1 is in use */
 void tc_note_fault(struct tc *tc, const struct tc_insn *ti);
 
 /* ---- insn_kind.c: the only file here that names mnemonics, but for helpers.c ---- */
 bool insn_is_lea(const struct insn *in);
+bool insn_is_bit_test(const struct insn *in);      /* BT BTS BTR BTC */
 bool insn_is_nop(const struct insn *in);           /* NOP in any form, prefetches: nothing to do, whatever the operand */
 bool insn_is_x87_unchecked(const struct insn *in); /* FNSTCW, FNSTSW: run with an x87 exception pending */
 bool insn_needs_alignment(const struct insn *in);  /* a vector operand in memory must be aligned to its size */
@@ -86,12 +88,16 @@ enum branch_kind { BRANCH_NONE, BRANCH_JMP, BRANCH_JCC, BRANCH_CALL, BRANCH_RET,
 enum branch_kind insn_branch_kind(const struct insn *in);
 unsigned insn_cc(const struct insn *in); /* condition code of a Jcc */
 
-enum system_kind { SYSTEM_NONE, SYSTEM_CLI, SYSTEM_STI, SYSTEM_PUSHF, SYSTEM_SWAPGS, SYSTEM_RDTSC };
+enum system_kind { SYSTEM_NONE, SYSTEM_CLI, SYSTEM_STI, SYSTEM_PUSHF, SYSTEM_SWAPGS, SYSTEM_RDTSC, SYSTEM_RDTSCP, SYSTEM_STAC };
 enum system_kind insn_system_kind(const struct insn *in);
 
 /* ---- system.c ---- */
 bool system_is_inline(const struct tc *tc, const struct insn *in);
 void system_emit(struct tc *tc, const struct tc_insn *ti);
+
+/* ---- bit.c: BT, BTS, BTR, BTC of memory with the bit number in a register, which reaches beyond the operand ---- */
+bool bit_is_inline(const struct tc *tc, const struct insn *in);
+void bit_emit(struct tc *tc, const struct tc_insn *ti);
 
 /* ---- probe.c ---- */
 /* jcc to an exit that has exec_insn run the instruction at hand; the flags must be saved or dead. */

@@ -8,10 +8,11 @@
  */
 #include <string.h>
 
+#include "base/signals.h"
 #include "front/kvm/front_priv.h"
 
 /* Whose KVM_RUN this thread is in. Written before and after the run, read by kvm_run_interrupted from a signal handler of the same thread. */
-static _Thread_local struct vcpu *volatile running;
+static _Thread_local struct vcpu *volatile running __attribute__((tls_model("initial-exec")));
 
 void kvm_run_interrupted(void)
 {
@@ -158,19 +159,44 @@ static int ended_by_signal(struct kvm_vcpu *c)
     return -EINTR;
 }
 
+/* The signals that the processor raises: the engine lives by them, and a fault whose signal is blocked kills the process. */
+static void processor_signals(sigset_t *set)
+{
+    static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+    sigemptyset(set);
+    for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+        sigaddset(set, own[i]);
+}
+
+/* Once per thread, as every run would pay for it: threads set their masks before they run vCPUs. */
+static void unblock_processor_signals(void)
+{
+    static _Thread_local bool is_done;
+    sigset_t own;
+    if (is_done)
+        return;
+    is_done = true;
+    processor_signals(&own);
+    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+}
+
 /*
- * The run mask holds during the run. What it unblocks and the client blocks is core's to look for (vcpu_signal_pending); what it blocks is blocked here, except
- * the signals that the processor raises: the engine lives by them.
+ * The run mask holds during the run. What it unblocks and the client blocks is core's to look for (vcpu_signal_pending); what it blocks is blocked here.
  */
 static int run_with_mask(struct vcpu *v)
 {
-    static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
-    if (!v->has_run_mask)
+    if (!v->has_run_mask) {
+        unblock_processor_signals();
         return vcpu_run(v);
-    sigset_t block = v->run_mask, old;
-    for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-        sigdelset(&block, own[i]);
-    pthread_sigmask(SIG_BLOCK, &block, &old);
+    }
+    sigset_t own, mask, old;
+    processor_signals(&own);
+    pthread_sigmask(SIG_BLOCK, NULL, &old);
+    sigorset(&mask, &old, &v->run_mask);
+    for (int sig = 1; sig < NSIG; sig++)
+        if (sigismember(&own, sig) == 1)
+            sigdelset(&mask, sig);
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
     int r = vcpu_run(v);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return r;
@@ -183,6 +209,8 @@ static int enter(struct kvm_vcpu *c)
     do {
         v->exit.kind = EXIT_NONE;
         running = v;
+        if (signals_has_waiting()) /* it came since the call began */
+            vcpu_request(v, VREQ_EXIT);
         r = run_with_mask(v);
         running = NULL;
         /* Asked for during this run; the next one has its own look at immediate_exit and signals. */

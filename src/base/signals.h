@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The process's signal actions: what the client asked for, and what the kernel was told. The kernel sees one handler of ours for every handler of the client's;
+ * so a signal that comes in the middle of a call of ours can wait until the call is over, as it does for a system call. Any thread, any signal handler.
+ */
+#ifndef VITRINE_BASE_SIGNALS_H
+#define VITRINE_BASE_SIGNALS_H
+
+#include <signal.h>
+
+#include "base/types.h"
+
+/* As sigaction() with the client's actions: -1 and errno. */
+int signals_action(int sig, const struct sigaction *action, struct sigaction *old);
+
+/*
+ * Takes a signal for good: the kernel's handler is `handler` (on the alternate stack if there is one, no mask) whatever the client asks for later. What is not
+ * meant for it, it hands on to signals_deliver. 0 or -errno.
+ */
+int signals_claim(int sig, void (*handler)(int, siginfo_t *, void *));
+/* From a claimed handler: does what the client's action says. */
+void signals_deliver(int sig, siginfo_t *info, void *context);
+
+/*
+ * From hold to release, on this thread, handlers of the client do not run: their signals stay pending and blocked, and are let go at release. Faults that the
+ * code itself raises are the exception. Nests. Costs no system call unless a signal came.
+ */
+void signals_hold(void);
+void signals_release(void);
+/* True if a signal waits for this thread's release. */
+bool signals_has_waiting(void);
+/* Called on the thread that a signal came to, before its handler runs or when it is made to wait. Async-signal-safe. Set once. */
+void signals_set_notice(void (*notice)(void));
+
+#endif

@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Signals and KVM_RUN: what a handler may find and do, how actions are set, who gets which fault.
+ */
+#include "tests/conform/machine_today.h"
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+PAYLOAD(loop);
+#define LOAD(name) machine_load(&m, p, payload_##name, PAYLOAD_BYTES(name))
+#define LATER_US 30000
+
+static struct machine m;
+static const struct peer *peer;
+static volatile unsigned n_handled, seen_reason, seen_value;
+static volatile uint64_t seen_rip;
+static sigjmp_buf escape;
+
+static void count(int number)
+{
+    (void)number;
+    n_handled++;
+}
+
+static void send_later(void)
+{
+    const struct itimerval once = { .it_value = { 0, LATER_US } };
+    setitimer(ITIMER_REAL, &once, NULL);
+}
+
+static void create(const struct peer *p, unsigned with)
+{
+    peer = p;
+    machine_create(&m, p, with);
+    LOAD(loop);
+}
+
+static void handle_with(void (*handler)(int), int flags)
+{
+    struct sigaction action = { .sa_handler = handler, .sa_flags = flags };
+    REQUIRE(sigaction(SIGALRM, &action, NULL) == 0);
+}
+
+static void look_at_vcpu(int number)
+{
+    struct kvm_regs r;
+    seen_value = (unsigned)number;
+    seen_reason = m.run->exit_reason;
+    seen_rip = peer->port->ioctl(m.vcpu, KVM_GET_REGS, &r) < 0 ? 0 : r.rip;
+    n_handled++;
+}
+
+/* KVM_RUN has returned already when the handler runs. */
+static void handler_sees_exit(const struct peer *p)
+{
+    create(p, 0);
+    handle_with(look_at_vcpu, SA_RESTART);
+    for (unsigned i = 1; i <= 3; i++) {
+        send_later();
+        CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+        CHECK_EQ(n_handled, i);
+        CHECK_EQ(seen_value, SIGALRM);
+        CHECK_EQ(seen_reason, KVM_EXIT_INTR);
+        CHECK_EQ(seen_rip, CODE_AT);
+    }
+}
+
+static void jump_away(int number)
+{
+    (void)number;
+    siglongjmp(escape, 1);
+}
+
+static void handler_jumps_away(const struct peer *p)
+{
+    create(p, 0);
+    handle_with(jump_away, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        if (sigsetjmp(escape, 1) == 0) {
+            send_later();
+            p->port->ioctl(m.vcpu, KVM_RUN, 0);
+            CHECK(!"the handler jumps");
+        }
+        CHECK_EQ(machine_regs(&m, p).rip, CODE_AT);
+    }
+}
+
+static void ask_for_exit(int number)
+{
+    (void)number;
+    m.run->immediate_exit = 1;
+    n_handled++;
+}
+
+static void handler_sets_immediate_exit(const struct peer *p)
+{
+    create(p, 0);
+    handle_with(ask_for_exit, 0);
+    send_later();
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(n_handled, 1);
+    m.run->immediate_exit = 0;
+    send_later();
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(n_handled, 2);
+}
+
+/* The same before the run: only immediate_exit tells of it. */
+static void signal_just_before(const struct peer *p)
+{
+    create(p, 0);
+    handle_with(ask_for_exit, 0);
+    raise(SIGALRM);
+    CHECK_EQ(n_handled, 1);
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+}
+
+static void handler_for_one_time(const struct peer *p)
+{
+    create(p, 0);
+    handle_with(count, (int)(SA_RESETHAND | SA_NODEFER));
+    send_later();
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(n_handled, 1);
+    struct sigaction now;
+    sigaction(SIGALRM, NULL, &now);
+    CHECK(now.sa_handler == SIG_DFL);
+    CHECK(signal(SIGALRM, count) == SIG_DFL);
+    CHECK(signal(SIGALRM, count) == count);
+    send_later();
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(n_handled, 2);
+}
+
+static void ignored_signal_goes_unnoticed(const struct peer *p)
+{
+    create(p, 0);
+    struct sigaction ignore = { .sa_handler = SIG_IGN }, action = { .sa_handler = count };
+    sigaction(SIGUSR1, &ignore, NULL);
+    handle_with(count, 0);
+    sigaction(SIGURG, &action, NULL);
+    signal(SIGURG, SIG_DFL);
+    raise(SIGUSR1);
+    raise(SIGURG);
+    send_later();
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(n_handled, 1);
+}
+
+/* HLT waits inside KVM_RUN; every signal ends the wait once. */
+static void signal_while_halted(const struct peer *p)
+{
+    static const uint8_t halt[] = { 0xfb, 0xf4, 0xeb, 0xfd }; /* sti; hlt; jmp back to it */
+    create(p, WITH_IRQCHIP);
+    machine_load(&m, p, halt, sizeof halt);
+    handle_with(look_at_vcpu, 0);
+    for (unsigned i = 1; i <= 3; i++) {
+        send_later();
+        CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+        CHECK_EQ(n_handled, i);
+        CHECK_EQ(seen_rip, CODE_AT + 2);
+    }
+}
+
+/* ---- siginfo, and threads of their own ---- */
+
+static void take_value(int number, siginfo_t *info, void *context)
+{
+    CHECK(number == SIGRTMIN && context);
+    CHECK_EQ(info->si_code, SI_QUEUE);
+    seen_value += (unsigned)info->si_value.sival_int;
+    n_handled++;
+}
+
+struct runner {
+    int vcpu;
+    pthread_t thread;
+    unsigned n_interrupted;
+    atomic_bool is_running;
+};
+
+static void *run_vcpu(void *arg)
+{
+    struct runner *r = arg;
+    while (r->n_interrupted < 5) {
+        r->is_running = true;
+        if (peer->port->ioctl(r->vcpu, KVM_RUN, 0) == 0 || errno != EINTR)
+            break;
+        r->n_interrupted++;
+    }
+    return NULL;
+}
+
+static void threads_get_their_own(const struct peer *p)
+{
+    create(p, 0);
+    struct kvm_run *run;
+    struct runner r[2] = { { .vcpu = m.vcpu }, { .vcpu = machine_add_vcpu(&m, p, 1, &run) } };
+    struct machine second = m;
+    second.vcpu = r[1].vcpu;
+    machine_load(&second, p, payload_loop, PAYLOAD_BYTES(loop));
+    struct sigaction action = { .sa_sigaction = take_value, .sa_flags = SA_SIGINFO };
+    sigaction(SIGRTMIN, &action, NULL);
+    for (unsigned i = 0; i < 2; i++)
+        REQUIRE(pthread_create(&r[i].thread, NULL, run_vcpu, &r[i]) == 0);
+    for (unsigned i = 0; i < 10; i++) {
+        while (!r[i & 1].is_running)
+            usleep(1000);
+        r[i & 1].is_running = false;
+        usleep(20000);
+        pthread_sigqueue(r[i & 1].thread, SIGRTMIN, (union sigval){ .sival_int = 1 << i });
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(r[i].thread, NULL);
+        CHECK_EQ(r[i].n_interrupted, 5);
+    }
+    CHECK_EQ(seen_value, 0x3ff);
+    CHECK_EQ(n_handled, 10);
+}
+
+/* ---- faults: the guest's are the guest's, the client's are the client's ---- */
+
+static void divide_by_zero(const struct peer *p)
+{
+    static const uint8_t divide[] = { 0x31, 0xc9, 0xf7, 0xf1, 0xf4 }; /* xor cx, cx; div cx; hlt */
+    machine_load(&m, p, divide, sizeof divide);
+    m.ram[0] = 0, m.ram[1] = 0x11, m.ram[2] = m.ram[3] = 0;
+    m.ram[0x1100] = 0xf4;
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rip, 0x1101);
+}
+
+static void fault_of_client(void)
+{
+    volatile uint8_t *hole = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (sigsetjmp(escape, 1) == 0) {
+        *hole = 1;
+        CHECK(!"no fault");
+    }
+    n_handled++;
+}
+
+static void faults_before_and_after(const struct peer *p)
+{
+    struct sigaction action = { .sa_handler = jump_away }, old;
+    sigaction(SIGSEGV, &action, NULL);
+    create(p, 0);
+    divide_by_zero(p);
+    fault_of_client();
+    CHECK_EQ(n_handled, 1);
+    sigaction(SIGSEGV, NULL, &old);
+    CHECK(old.sa_handler == jump_away);
+    /* A second action, with the VM there. */
+    struct sigaction again = { .sa_handler = jump_away, .sa_flags = SA_NODEFER };
+    sigaction(SIGSEGV, &again, &old);
+    CHECK(old.sa_handler == jump_away && !(old.sa_flags & SA_NODEFER));
+    sigaction(SIGFPE, &again, &old);
+    CHECK(old.sa_handler == SIG_DFL);
+    divide_by_zero(p);
+    fault_of_client();
+    fault_of_client();
+    CHECK_EQ(n_handled, 3);
+}
+
+/* Sent, not raised: nobody's fault. */
+static void fault_signal_is_sent(const struct peer *p)
+{
+    create(p, 0);
+    struct sigaction action = { .sa_handler = count };
+    sigaction(SIGFPE, &action, NULL);
+    divide_by_zero(p);
+    raise(SIGFPE);
+    CHECK_EQ(n_handled, 1);
+    LOAD(loop);
+    timer_t timer;
+    struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGFPE };
+    REQUIRE(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
+    struct itimerspec when = { .it_value = { 0, LATER_US * 1000 } };
+    timer_settime(timer, 0, &when, NULL);
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    CHECK_EQ(n_handled, 2);
+}
+
+/* A thread that blocks everything, as workers do, still runs a guest that faults. */
+static void faults_with_all_blocked(const struct peer *p)
+{
+    create(p, 0);
+    sigset_t all;
+    sigfillset(&all);
+    sigdelset(&all, SIGALRM);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    divide_by_zero(p);
+}
+
+const struct conform_case cases_today_signals[] = {
+    { "handler_sees_exit", handler_sees_exit },
+    { "handler_jumps_away", handler_jumps_away },
+    { "handler_sets_immediate_exit", handler_sets_immediate_exit },
+    { "signal_just_before", signal_just_before },
+    { "handler_for_one_time", handler_for_one_time },
+    { "ignored_signal_goes_unnoticed", ignored_signal_goes_unnoticed },
+    { "signal_while_halted", signal_while_halted },
+    { "threads_get_their_own", threads_get_their_own },
+    { "faults_before_and_after", faults_before_and_after },
+    { "fault_signal_is_sent", fault_signal_is_sent },
+    { "faults_with_all_blocked", faults_with_all_blocked },
+};
+const size_t n_cases_today_signals = sizeof cases_today_signals / sizeof *cases_today_signals;
