@@ -6,7 +6,10 @@
  * passing them on work as for any fd, but ioctl(2) does not: use vitrine_ioctl. A VM exists as long as an fd of it or of one of its vCPUs is open; close
  * them with vitrine_close, which the library needs to see.
  *
- * Every function may be called by any thread. KVM_RUN runs the guest on the calling thread.
+ * Every function may be called by any thread. KVM_RUN runs the guest on the calling thread. A signal whose handler the program set ends it with EINTR; handlers
+ * run when a call of the library returns, never inside one. For that the library stands in for the C library's sigaction, signal and their kin. It needs
+ * SIGSEGV, SIGBUS, SIGFPE and SIGILL unblocked on threads that run a vCPU; a handler of the program's for them is called for the program's own faults. Handlers
+ * set by a raw system call, or after loading the library by dlopen, are the kernel's alone: their signals do not end KVM_RUN.
  */
 #ifndef VITRINE_VITRINE_H
 #define VITRINE_VITRINE_H

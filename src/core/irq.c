@@ -113,6 +113,8 @@ int irq_set_level(struct vm *vm, uint32_t gsi, unsigned source, bool level)
 {
     if (!vm->chip || (!vm->has_irqchip && !vm->has_split_irqchip))
         return -ENXIO;
+    if (source != IRQ_SOURCE_PIT)
+        atomic_fetch_add(&vm->client_epoch, 1);
     int result = -1;
     struct irq_routing *r = &vm->irq;
     pthread_rwlock_rdlock(&r->lock);
@@ -129,6 +131,7 @@ int irq_send_msi(struct vm *vm, uint64_t address, uint32_t data)
 {
     if (!vm->chip || (!vm->has_irqchip && !vm->has_split_irqchip))
         return -ENXIO;
+    atomic_fetch_add(&vm->client_epoch, 1);
     return vm->chip->msi_send(vm, address, data);
 }
 

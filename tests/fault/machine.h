@@ -51,5 +51,6 @@ struct usage {
     uint64_t heap_bytes, mapped_bytes;
 };
 void usage_take(struct usage *u);
+void usage_init(char **argv); /* first in main: starts the program again without the heap's caches per thread, which count as in use */
 
 #endif

@@ -222,6 +222,8 @@ const uint8_t *fetch_host(struct soft_vcpu *sv, gva_t gva, bool *is_fault);
 /* Enters translated code with the state in memory; returns an enum leave with the state in memory again. */
 enum leave guest_enter(struct soft_vcpu *sv, const uint8_t *target);
 int run_vcpu(struct vcpu *v);
+/* Has code compared with its translations again if the client announced something since the last time (docs/decisions/0004). */
+void run_notice_client(struct soft_vcpu *sv);
 /* Back to where __builtin_setjmp(sv->recover) was called, from C in guest mode. */
 _Noreturn void run_unwind(struct soft_vcpu *sv);
 

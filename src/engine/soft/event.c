@@ -151,6 +151,7 @@ enum step event_requests(struct soft_vcpu *sv)
             return s;
         if (v->vm->chip && v->lapic)
             v->vm->chip->vcpu_run_enter(v);
+        run_notice_client(sv);
         guest_mode_enter(sv); /* delivery reads and writes guest memory */
         s = inject(sv);
         guest_mode_leave(sv);

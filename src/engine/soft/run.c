@@ -295,20 +295,44 @@ __attribute__((noinline)) static int run_recoverably(struct soft_vcpu *sv)
     return __builtin_setjmp(sv->recover) ? 0 : run_loop(sv);
 }
 
+void run_notice_client(struct soft_vcpu *sv)
+{
+    uint32_t epoch = atomic_load(&sv->v.vm->client_epoch);
+    if (epoch == sv->client_epoch)
+        return;
+    sv->client_epoch = epoch;
+    tlb_flush_fetch(sv);
+}
+
+/* While the vCPU was out the client may have written code. A short stay after an I/O exit is a register's emulation; with paging off even that may have loaded
+ * a sector. */
+#define SHORT_STAY_US 10u
+
+static void notice_absence(struct soft_vcpu *sv)
+{
+    const struct vcpu *v = &sv->v;
+    bool is_io = v->exit.kind == EXIT_IO || v->exit.kind == EXIT_MMIO || v->exit.kind == EXIT_NONE;
+    bool is_short = __builtin_ia32_rdtsc() - sv->left_tsc < SHORT_STAY_US * v->vm->tsc_khz / 1000;
+    if (!is_io || !is_short || !(v->cpu.cr0 & CR0_PG))
+        tlb_flush_fetch(sv);
+    else
+        run_notice_client(sv);
+}
+
 int run_vcpu(struct vcpu *v)
 {
     struct soft_vcpu *sv = to_soft(v);
     fp_note_client(sv);
     uint64_t gs = gs_swap((uint64_t)(uintptr_t)sv);
     signal_set_vcpu(sv);
-    if (!(v->cpu.cr0 & CR0_PG))
-        tlb_flush(sv); /* fetch again, and so compare: the client may have loaded code, and without paging nothing else tells (docs/decisions/0004) */
+    notice_absence(sv);
     guest_mode_enter(sv);
     int r = run_recoverably(sv);
     fp_put(sv);
     guest_mode_leave(sv);
     signal_set_vcpu(NULL);
     gs_swap(gs);
+    sv->left_tsc = __builtin_ia32_rdtsc();
     if (v->exit.kind < EXIT_KIND_COUNT)
         v->exits[v->exit.kind]++;
     return r;

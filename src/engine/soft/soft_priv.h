@@ -75,8 +75,10 @@ struct soft_vcpu {
     uint32_t leave_reason; /* enum leave */
     uint64_t leave_t0, leave_t1;
     uint64_t scratch[3];
-    uint64_t host_gs;    /* the client's GS base while a run is under way */
-    uint32_t host_mxcsr; /* the client's control words, put back when the guest's state leaves the hardware */
+    uint64_t left_tsc;     /* host TSC when the last run returned to the client */
+    uint32_t client_epoch; /* vm.client_epoch when code was last looked at again */
+    uint64_t host_gs;      /* the client's GS base while a run is under way */
+    uint32_t host_mxcsr;   /* the client's control words, put back when the guest's state leaves the hardware */
     uint16_t host_fcw;
     void *recover[5];                 /* where C that meets vanished memory in guest mode goes on, see signal.c */
     struct exec_entry *exec_cache;    /* EXEC_CACHE_ENTRIES decoded instructions, checked against memory at each use */
@@ -144,6 +146,7 @@ int walk(struct soft_vcpu *sv, gva_t gva, unsigned access, gpa_t *gpa, bool *is_
 enum tlb_miss { TLB_MISS_FAULT, TLB_MISS_MMIO, TLB_MISS_CODE_PAGE /* write to a page with translations */ };
 hva_t tlb_fill(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user, enum tlb_miss *reason);
 void tlb_flush(struct soft_vcpu *sv);       /* everything, global pages too; the jump cache with it */
+void tlb_flush_fetch(struct soft_vcpu *sv); /* fetch entries and jump targets: each page is compared with its translations when it is fetched from again */
 void tlb_flush_local(struct soft_vcpu *sv); /* all but global pages: MOV CR3 */
 void tlb_flush_page(struct soft_vcpu *sv, gva_t gva);
 /* Drops write entries that point into the host page (a page got translations). Only by sv's own thread. */

@@ -104,6 +104,14 @@ static void region_flush(struct soft_vcpu *sv, gva_t gva, unsigned shift)
     }
 }
 
+void tlb_flush_fetch(struct soft_vcpu *sv)
+{
+    table_flush(sv, 0, TLB_FETCH);
+    table_flush(sv, 1, TLB_FETCH);
+    asid_drop_all(sv);
+    jump_cache_flush(sv);
+}
+
 /* INVLPG of any address in a large page drops the whole page, of which we hold 4 KiB fragments; the hashes tell cheaply that there are none. */
 void tlb_flush_page(struct soft_vcpu *sv, gva_t gva)
 {

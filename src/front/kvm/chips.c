@@ -29,9 +29,15 @@ int kvm_chips_create_irqchip(struct kvm_vm *m, struct kvm_arg *a)
         r = vm->chip->irqchip_create(vm);
     pthread_mutex_unlock(&vm->lock);
     if (!r) {
-        vm->has_irqchip = true;
         r = irq_set_default_routes(vm);
+        if (r) {
+            pthread_mutex_lock(&vm->lock);
+            vm->chip->irqchip_destroy(vm);
+            pthread_mutex_unlock(&vm->lock);
+        }
     }
+    if (!r)
+        vm->has_irqchip = true;
     pthread_mutex_unlock(&m->lock);
     return r;
 }

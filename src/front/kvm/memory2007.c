@@ -129,7 +129,7 @@ static int region_delete(struct kvm_vm *m, uint32_t slot)
 /* The contents move along, since the client maps by address: copied through a bounce, as source and target may overlap in the file. */
 static int region_move(struct kvm_vm *m, uint32_t slot, struct kvm_region *want)
 {
-    struct kvm_region old = m->region[slot], none = { 0 };
+    struct kvm_region old = m->region[slot];
     uint8_t *bounce = mmap(NULL, old.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bounce == MAP_FAILED)
         return -ENOMEM;
@@ -141,11 +141,10 @@ static int region_move(struct kvm_vm *m, uint32_t slot, struct kvm_region *want)
         munmap(want->hva, want->bytes);
         goto out;
     }
-    kvm_memory_apply(m, slot, &none);
     memcpy(bounce, old.hva, old.bytes);
     file_unmap(m, &old);
     memcpy(want->hva, bounce, old.bytes);
-    r = kvm_memory_apply(m, slot, want);
+    kvm_memory_apply(m, slot, want); /* voids what a running vCPU translated meanwhile; the slot stands even if there is no memory for that */
 out:
     munmap(bounce, old.bytes);
     return r;
