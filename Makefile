@@ -13,7 +13,8 @@ all: setup
 setup:
 	@tools/setup $(MESON_OPTS)
 
-demo: all
+demo: setup
+	@ninja -C $(BUILD) vitrine
 	@tools/demo
 
 test: all

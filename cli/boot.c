@@ -34,12 +34,22 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
 
 enum boot_option { OPT_INITRD = 1, OPT_APPEND, OPT_CPUS, OPT_MEM, OPT_DISK, OPT_NET, OPT_DEVICE, OPT_ENGINE, OPT_STATS, OPT_MARKER, OPT_HELP };
 
+/* clang-format off */
 static const struct option boot_options[] = {
-    { "initrd", required_argument, NULL, OPT_INITRD }, { "append", required_argument, NULL, OPT_APPEND }, { "cpus", required_argument, NULL, OPT_CPUS },
-    { "mem", required_argument, NULL, OPT_MEM },       { "disk", required_argument, NULL, OPT_DISK },     { "net", required_argument, NULL, OPT_NET },
-    { "device", required_argument, NULL, OPT_DEVICE }, { "engine", required_argument, NULL, OPT_ENGINE }, { "stats", no_argument, NULL, OPT_STATS },
-    { "marker", required_argument, NULL, OPT_MARKER }, { "help", no_argument, NULL, OPT_HELP },           { NULL, 0, NULL, 0 },
+    { "initrd", required_argument, NULL, OPT_INITRD },
+    { "append", required_argument, NULL, OPT_APPEND },
+    { "cpus", required_argument, NULL, OPT_CPUS },
+    { "mem", required_argument, NULL, OPT_MEM },
+    { "disk", required_argument, NULL, OPT_DISK },
+    { "net", required_argument, NULL, OPT_NET },
+    { "device", required_argument, NULL, OPT_DEVICE },
+    { "engine", required_argument, NULL, OPT_ENGINE },
+    { "stats", no_argument, NULL, OPT_STATS },
+    { "marker", required_argument, NULL, OPT_MARKER },
+    { "help", no_argument, NULL, OPT_HELP },
+    { NULL, 0, NULL, 0 },
 };
+/* clang-format on */
 
 struct boot_args {
     struct vmm_config config;
@@ -176,31 +186,32 @@ static int boot_parse(struct boot_args *args, int argc, char **argv)
     return CLI_DONE;
 }
 
+static void boot_print_cpu(unsigned id, const struct vmm_cpu_stats *s)
+{
+    fprintf(stderr, "vcpu %u: rip 0x%" PRIx64 " rsp 0x%" PRIx64 " rflags 0x%" PRIx64 " cr0 0x%" PRIx64 " cr3 0x%" PRIx64 "\n  exits:", id, s->rip, s->rsp,
+            s->rflags, s->cr0, s->cr3);
+    for (unsigned k = 0; k < VMM_EXIT_COUNT; k++)
+        fprintf(stderr, " %s %" PRIu64, vmm_exit_names[k], s->exits[k]);
+    fputc('\n', stderr);
+}
+
 static void boot_print_stats(const struct boot_args *args, const struct vmm_stats *stats)
 {
-    uint64_t total[VMM_EXIT_COUNT] = { 0 };
-
     fprintf(stderr, "engine: %s (%s)\n", args->config.port->name, args->config.device);
     fprintf(stderr, "memory: %" PRIu64 " MiB in %u slots\n", stats->mem_bytes >> 20, stats->slots);
+    for (unsigned i = 0; i < stats->slots; i++)
+        fprintf(stderr, "slot %u: guest-physical 0x%" PRIx64 "-0x%" PRIx64 " at %p\n", i, stats->slot[i].gpa, stats->slot[i].gpa + stats->slot[i].bytes - 1,
+                stats->slot[i].host);
     fprintf(stderr, "devices: %u\n", stats->devices);
     fprintf(stderr, "restarts: %u\n", stats->restarts);
     fprintf(stderr, "vcpus: %u\n", stats->vcpus);
-    for (unsigned i = 0; i < stats->vcpus; i++) {
-        const struct vmm_cpu_stats *s = &stats->cpu[i];
-
-        fprintf(stderr, "vcpu %u: rip 0x%" PRIx64 " rsp 0x%" PRIx64 " rflags 0x%" PRIx64 " cr0 0x%" PRIx64 " cr3 0x%" PRIx64 "\n", i, s->rip, s->rsp, s->rflags,
-                s->cr0, s->cr3);
-        for (unsigned k = 0; k < VMM_EXIT_COUNT; k++)
-            total[k] += s->exits[k];
-    }
-    fputs("exits:", stderr);
-    for (unsigned k = 0; k < VMM_EXIT_COUNT; k++)
-        fprintf(stderr, " %s %" PRIu64, vmm_exit_names[k], total[k]);
-    fprintf(stderr, "\nseconds: %.3f\n", stats->total_seconds);
+    for (unsigned i = 0; i < stats->vcpus; i++)
+        boot_print_cpu(i, &stats->cpu[i]);
+    fprintf(stderr, "seconds: %.3f\n", stats->total_seconds);
     if (args->config.marker && stats->marker_seconds >= 0)
-        fprintf(stderr, "marker: %.3f\n", stats->marker_seconds);
+        fprintf(stderr, "seconds to marker: %.3f\n", stats->marker_seconds);
     else if (args->config.marker)
-        fputs("marker: never\n", stderr);
+        fputs("seconds to marker: never seen\n", stderr);
 }
 
 int boot_main(int argc, char **argv)

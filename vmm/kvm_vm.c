@@ -78,6 +78,8 @@ static int kvm_vm_add_memory(struct machine *m, struct vmm_error *error)
                              strerror(errno));
     }
     m->outcome->stats.slots = m->ram.n_pieces;
+    for (unsigned i = 0; i < m->ram.n_pieces; i++)
+        m->outcome->stats.slot[i] = (struct vmm_slot_stats){ m->ram.piece[i].gpa, m->ram.piece[i].bytes, m->ram.piece[i].hva };
     return 0;
 }
 

@@ -41,10 +41,18 @@ struct vmm_cpu_stats {
     uint64_t rip, rsp, rflags, cr0, cr3; /* at the end; zero if they could not be read */
 };
 
+struct vmm_slot_stats {
+    uint64_t gpa, bytes;
+    const void *host; /* address in this process */
+};
+
+#define VMM_SLOTS_MAX 2
+
 struct vmm_stats {
     unsigned vcpus, slots, devices, restarts;
     uint64_t mem_bytes;
     double total_seconds, marker_seconds; /* marker_seconds < 0: never seen */
+    struct vmm_slot_stats slot[VMM_SLOTS_MAX];
     struct vmm_cpu_stats cpu[VMM_CPUS_MAX];
 };
 

@@ -89,7 +89,7 @@ struct block {
     struct link link[2];
     struct link *incoming;
     struct fault_entry *fault_map;
-    struct exec_entry *exec; /* the instruction for exec_insn that ends it, if there is one and it could be decoded */
+    struct exec_entry *exec; /* the instruction for exec_insn that ends it, if it has a helper */
     unsigned n_faults, n_insns;
 };
 

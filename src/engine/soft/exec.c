@@ -371,8 +371,21 @@ static enum step execute(struct soft_vcpu *sv, struct exec_entry *x)
     return x->helper ? x->helper(sv, &x->in) : exec_native(sv, x);
 }
 
-enum step exec_insn(struct soft_vcpu *sv, struct exec_entry *x, bool *is_soft_int)
+/* A block's instruction in the vCPU's own memory: a helper may leave guest mode, and then the block may go. */
+static struct exec_entry *keep(struct soft_vcpu *sv, const struct exec_entry *known)
 {
+    struct exec_entry *x = &sv->exec_cache[EXEC_CACHE_ENTRIES];
+    const uint64_t *from = (const uint64_t *)(const void *)known;
+    uint64_t *to = (uint64_t *)(void *)x;
+    _Static_assert(sizeof *x % 8 == 0, "copied by words");
+    for (unsigned i = 0; i < sizeof *x / 8; i++)
+        to[i] = from[i];
+    return x;
+}
+
+enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *is_soft_int)
+{
+    struct exec_entry *x = known ? keep(sv, known) : NULL;
     struct vcpu *v = &sv->v;
     uint8_t shadow = v->cpu.interrupt_shadow;
     uint64_t rf = v->cpu.rflags & RFLAGS_RF;

@@ -12,7 +12,7 @@
  * changed. *is_soft_int: an INT form, which raises no single-step trap of its own.
  */
 struct exec_entry;
-enum step exec_insn(struct soft_vcpu *sv, struct exec_entry *known, bool *is_soft_int);
+enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *is_soft_int);
 
 /* Fills v->exit for the client's debugger; returns STEP_EXIT. */
 enum step exec_debug_exit(struct soft_vcpu *sv, unsigned vector, uint64_t dr6);

@@ -4,6 +4,10 @@
  * the other helpers share. Called by exec.c through the helper table on the vCPU's own thread; no lock.
  */
 #include "engine/soft/help_misc.h"
+
+#include <sched.h>
+
+#include "engine/soft/code.h"
 #include "engine/soft/tlb.h"
 
 uint32_t misc_cpuid(const struct vcpu *v, uint32_t function, uint32_t index, unsigned reg)
@@ -270,4 +274,18 @@ enum step help_undefined(struct soft_vcpu *sv, const struct insn *in)
 {
     (void)in;
     return step_fault(sv, VEC_UD);
+}
+
+/* After this many PAUSEs of a kernel the lock's holder is taken to wait for this very processor: hosts with fewer processors than vCPUs. */
+#define PAUSES_PER_YIELD 64u
+
+enum step help_pause(struct soft_vcpu *sv, const struct insn *in)
+{
+    (void)in;
+    if (++sv->n_pauses % PAUSES_PER_YIELD == 0) {
+        guest_mode_leave(sv);
+        sched_yield(); /* a bare system call: vectors survive */
+        guest_mode_enter(sv);
+    }
+    return STEP_NEXT;
 }

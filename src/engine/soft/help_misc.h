@@ -9,6 +9,7 @@
 #include "engine/soft/soft_priv.h"
 
 /* ---- help_stack.c ---- */
+enum step help_pause(struct soft_vcpu *sv, const struct insn *in); /* in kernels; user mode runs it natively */
 enum step help_push(struct soft_vcpu *sv, const struct insn *in);
 enum step help_pop(struct soft_vcpu *sv, const struct insn *in);
 enum step help_pusha(struct soft_vcpu *sv, const struct insn *in);

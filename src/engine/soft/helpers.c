@@ -11,6 +11,7 @@
 #include "engine/soft/help_string.h"
 
 static const helper_fn helper_table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+    [ZYDIS_MNEMONIC_PAUSE] = help_pause,
     [ZYDIS_MNEMONIC_PUSH] = help_push,
     [ZYDIS_MNEMONIC_POP] = help_pop,
     [ZYDIS_MNEMONIC_PUSHA] = help_pusha,

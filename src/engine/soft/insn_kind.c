@@ -11,6 +11,11 @@ bool insn_is_lea(const struct insn *in)
     return in->mnemonic == ZYDIS_MNEMONIC_LEA;
 }
 
+bool insn_is_pause(const struct insn *in)
+{
+    return in->mnemonic == ZYDIS_MNEMONIC_PAUSE;
+}
+
 bool insn_is_bit_test(const struct insn *in)
 {
     return in->mnemonic == ZYDIS_MNEMONIC_BT || in->mnemonic == ZYDIS_MNEMONIC_BTS || in->mnemonic == ZYDIS_MNEMONIC_BTR || in->mnemonic == ZYDIS_MNEMONIC_BTC;

@@ -188,7 +188,7 @@ static enum step check_code_breakpoint(struct soft_vcpu *sv)
     return STEP_FAULT;
 }
 
-static enum step step_one(struct soft_vcpu *sv, struct exec_entry *known)
+static enum step step_one(struct soft_vcpu *sv, const struct exec_entry *known)
 {
     bool is_soft_int = false;
     uint64_t flags = sv->v.cpu.rflags;
@@ -234,7 +234,7 @@ static enum step run_block(struct soft_vcpu *sv)
         case LEAVE_FAULT:
             return event_fault(sv);
         case LEAVE_EXEC:
-            return step_one(sv, (struct exec_entry *)(uintptr_t)sv->leave_t1);
+            return step_one(sv, (const struct exec_entry *)(uintptr_t)sv->leave_t1);
         case LEAVE_SLOW:
             return step_one(sv, NULL);
         default:

@@ -65,7 +65,7 @@ static int soft_vcpu_init(struct vcpu *v)
 {
     struct soft_vcpu *sv = to_soft(v);
     sv->self = sv;
-    sv->exec_cache = calloc(EXEC_CACHE_ENTRIES, sizeof *sv->exec_cache);
+    sv->exec_cache = calloc(EXEC_CACHE_ENTRIES + 1, sizeof *sv->exec_cache);
     if (!sv->exec_cache)
         return -ENOMEM;
     for (unsigned i = 0; i < EXEC_CACHE_ENTRIES; i++)

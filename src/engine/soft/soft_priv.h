@@ -64,6 +64,7 @@ struct soft_vcpu {
     bool is_irq_waiting;         /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
     uint64_t jump_cache_used[2]; /* [is_user], bit n: entries n * 64 ... may hold a landing */
     struct asid *asid;           /* asid.c */
+    uint32_t n_pauses;           /* executed by a kernel */
     unsigned asid_victim;
     uint32_t jump_cache_key[2]; /* mode key that the jump cache's entries were made for */
     bool is_checking;           /* data breakpoints or alignment checks: every access goes through access.c */
@@ -81,7 +82,7 @@ struct soft_vcpu {
     uint32_t host_mxcsr;   /* the client's control words, put back when the guest's state leaves the hardware */
     uint16_t host_fcw;
     void *recover[5];                 /* where C that meets vanished memory in guest mode goes on, see signal.c */
-    struct exec_entry *exec_cache;    /* EXEC_CACHE_ENTRIES decoded instructions, checked against memory at each use */
+    struct exec_entry *exec_cache;    /* EXEC_CACHE_ENTRIES decoded instructions, checked against memory at each use, and one at work */
     _Alignas(64) uint8_t bounce[256]; /* operand of an instruction executed on a copy, at the offset of its guest address within 64 bytes */
 
     /* walk.c, tlb.c, access.c; zero-filled memory is a valid start once tlb_flush() ran */

@@ -57,7 +57,7 @@ static bool is_native(struct tc *tc, const struct insn *in)
 {
     if (insn_is_nop(in))
         return true;
-    if (bit_is_inline(tc, in))
+    if (bit_is_inline(tc, in) || ((tc->key & KEY_USER) && insn_is_pause(in)))
         return true;
     if (!features_allow_insn(&tc->svm->features, in) || helper_find(in) || !translate_fp_is_enabled(tc->key, in))
         return false;
@@ -415,11 +415,11 @@ static struct block *finish(struct tc *tc)
     return b;
 }
 
-/* Keeps the decoded instruction that ends the block for exec_insn, unless it could not be decoded. */
+/* Keeps the decoded instruction that ends the block for exec_insn, if it has a helper: all others go through exec_insn's own cache. */
 static bool note_exec(struct tc *tc)
 {
     const struct tc_insn *last = &tc->insn[tc->n - 1];
-    if (!last->is_decoded)
+    if (!last->is_decoded || !helper_find(&last->in) || !features_allow_insn(&tc->svm->features, &last->in))
         return true;
     struct exec_entry *x = cache_alloc(tc->svm, sizeof *x);
     if (!x)

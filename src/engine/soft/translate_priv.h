@@ -80,6 +80,7 @@ void tc_note_fault(struct tc *tc, const struct tc_insn *ti);
 
 /* ---- insn_kind.c: the only file here that names mnemonics, but for helpers.c ---- */
 bool insn_is_lea(const struct insn *in);
+bool insn_is_pause(const struct insn *in);
 bool insn_is_bit_test(const struct insn *in);      /* BT BTS BTR BTC */
 bool insn_is_nop(const struct insn *in);           /* NOP in any form, prefetches: nothing to do, whatever the operand */
 bool insn_is_x87_unchecked(const struct insn *in); /* FNSTCW, FNSTSW: run with an x87 exception pending */
