@@ -371,10 +371,12 @@ bool cache_verify(struct soft_vcpu *sv, const uint8_t *host)
     struct code_page *p = cache_page(svm, (uint64_t)host & ~PAGE_OFFSET_MASK);
     if (!p || !atomic_load(&p->has_code) || !page_differs(p))
         return false;
+    uint32_t generation = atomic_load(&svm->flush_generation);
     fp_put(sv);
     guest_mode_leave(sv);
     pthread_mutex_lock(&svm->code_lock);
-    covered_refresh(svm, p);
+    if (generation == atomic_load(&svm->flush_generation)) /* else the page's translations went meanwhile, and it with them */
+        covered_refresh(svm, p);
     pthread_mutex_unlock(&svm->code_lock);
     guest_mode_enter(sv);
     return true;

@@ -100,11 +100,12 @@ static struct block *find_block(struct soft_vcpu *sv, enum step *s)
     }
 }
 
-/* Patches an exit to the block that is at rip now. */
-static void link_block(struct soft_vcpu *sv, struct link *l, struct block *to)
+/* Patches an exit of before `generation` ended to the block that is at rip now. False if a flush came meanwhile: the block is gone. */
+static bool link_block(struct soft_vcpu *sv, struct link *l, struct block *to, uint32_t generation)
 {
     struct soft_vm *svm = soft_vm_of(sv);
-    uint32_t generation = atomic_load(&svm->flush_generation);
+    if (generation != atomic_load(&svm->flush_generation))
+        return true; /* the exit went while its target was made */
     fp_put(sv);
     guest_mode_leave(sv);
     pthread_mutex_lock(&svm->code_lock);
@@ -112,6 +113,7 @@ static void link_block(struct soft_vcpu *sv, struct link *l, struct block *to)
         cache_link(svm, l, to);
     pthread_mutex_unlock(&svm->code_lock);
     guest_mode_enter(sv);
+    return generation == atomic_load(&svm->flush_generation);
 }
 
 /* ---- entering ---- */
@@ -209,15 +211,17 @@ static enum step run_block(struct soft_vcpu *sv)
 {
     enum step s;
     struct link *pending = NULL;
+    uint32_t generation = 0; /* pending's */
     for (;;) {
         struct block *b = find_block(sv, &s);
         if (s == STEP_FAULT)
             return event_fault(sv);
         if (!b)
             return step_one(sv, NULL);
-        if (pending)
-            link_block(sv, pending, b);
+        bool is_kept = !pending || link_block(sv, pending, b, generation);
         pending = NULL;
+        if (!is_kept)
+            continue;
         if (b->is_exec_only)
             return step_one(sv, b->exec);
         if (atomic_load(&sv->v.exit_req))
@@ -228,6 +232,7 @@ static enum step run_block(struct soft_vcpu *sv)
         switch (why) {
         case LEAVE_LINK:
             pending = (struct link *)(uintptr_t)sv->leave_t1;
+            generation = atomic_load(&soft_vm_of(sv)->flush_generation); /* still in guest mode: no flush since the exit */
             break;
         case LEAVE_LOOKUP:
             break;
