@@ -297,6 +297,11 @@ void signals_release(void)
     errno = saved_errno;
 }
 
+bool signals_is_held(void)
+{
+    return held.depth;
+}
+
 bool signals_has_waiting(void)
 {
     return held.waiting;

@@ -27,6 +27,8 @@ void signals_deliver(int sig, siginfo_t *info, void *context);
  */
 void signals_hold(void);
 void signals_release(void);
+/* True between hold and release. Async-signal-safe. */
+bool signals_is_held(void);
 /* True if a signal waits for this thread's release. */
 bool signals_has_waiting(void);
 /* Called on the thread that a signal came to, before its handler runs or when it is made to wait. Async-signal-safe. Set once. */

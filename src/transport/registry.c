@@ -6,11 +6,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/signals.h"
 #include "front/kvm/front.h"
 #include "transport/registry.h"
 
@@ -23,6 +25,42 @@ struct entry {
 static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct entry *entries;
 static unsigned n_entries;
+
+/* Which entries hold an object, to be read without the lock. Beyond it, any fd may be ours. */
+#define MAPPED_FDS (1u << 20)
+static _Atomic uint64_t mapped[MAPPED_FDS / 64];
+
+static void entry_map(unsigned fd, bool is_there)
+{
+    if (fd < MAPPED_FDS && is_there)
+        atomic_fetch_or(&mapped[fd / 64], 1ull << fd % 64);
+    else if (fd < MAPPED_FDS)
+        atomic_fetch_and(&mapped[fd / 64], ~(1ull << fd % 64));
+}
+
+static void entry_clear_locked(unsigned fd)
+{
+    entries[fd].object = NULL;
+    entry_map(fd, false);
+}
+
+bool registry_may_have(int fd)
+{
+    if (fd < 0)
+        return false;
+    return (unsigned)fd >= MAPPED_FDS || atomic_load_explicit(&mapped[fd / 64], memory_order_relaxed) >> (unsigned)fd % 64 & 1;
+}
+
+int registry_next(unsigned fd)
+{
+    int found = -1;
+    pthread_rwlock_rdlock(&lock);
+    for (; fd < n_entries && found < 0; fd++)
+        if (entries[fd].object)
+            found = (int)fd;
+    pthread_rwlock_unlock(&lock);
+    return found;
+}
 
 static bool entry_holds(const struct entry *e, const struct stat *st)
 {
@@ -55,6 +93,7 @@ static struct kvm_object *put_locked(unsigned fd, struct kvm_object *o, const st
 {
     struct kvm_object *stale = entries[fd].object;
     entries[fd] = (struct entry){ .object = o, .dev = st->st_dev, .ino = st->st_ino };
+    entry_map(fd, true);
     return stale;
 }
 
@@ -87,7 +126,7 @@ static struct kvm_object *find_by_file(unsigned fd, const struct stat *st)
         stale = put_locked(fd, found, st);
     } else if (!found && fd < n_entries) {
         stale = entries[fd].object;
-        entries[fd].object = NULL;
+        entry_clear_locked(fd);
     }
     if (found)
         kvm_object_get(found);
@@ -128,7 +167,7 @@ static int other_fd_locked(struct kvm_object *o, unsigned *n_gone)
         if (entry_is_live((int)i, &entries[i])) {
             other = (int)i;
         } else {
-            entries[i].object = NULL;
+            entry_clear_locked(i);
             ++*n_gone;
         }
     }
@@ -162,7 +201,7 @@ int registry_close(int fd)
     int r = fstat(fd, &st) ? -errno : 0;
     pthread_rwlock_wrlock(&lock);
     if ((unsigned)fd < n_entries && entries[fd].object == o) {
-        entries[fd].object = NULL;
+        entry_clear_locked((unsigned)fd);
         n_drop++;
     }
     if (!r && close(fd))
@@ -182,4 +221,29 @@ int registry_close(int fd)
     while (n_drop--)
         kvm_object_put(o);
     return r;
+}
+
+/* Another thread may be in the middle of a change when this one forks. */
+static void fork_prepare(void)
+{
+    signals_hold();
+    pthread_rwlock_wrlock(&lock);
+}
+
+static void fork_parent(void)
+{
+    pthread_rwlock_unlock(&lock);
+    signals_release();
+}
+
+static void fork_child(void)
+{
+    lock = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
+    kvm_object_forked();
+    signals_release();
+}
+
+__attribute__((constructor)) static void registry_watch_forks(void)
+{
+    pthread_atfork(fork_prepare, fork_parent, fork_child);
 }

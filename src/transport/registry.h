@@ -14,6 +14,10 @@ struct kvm_object;
 int registry_add(int fd, struct kvm_object *o);
 /* The object behind fd with a reference for the caller, or NULL. is_trusting: believe the number alone, without a system call. */
 struct kvm_object *registry_find(int fd, bool is_trusting);
+/* False: fd is not known to be ours. No lock, no system call; async-signal-safe. */
+bool registry_may_have(int fd);
+/* The first fd from this number on that is known to be ours, or -1. */
+int registry_next(unsigned fd);
 /* Closes the fd and drops its reference; if the object has another fd that we had not seen yet, that one keeps it. 0, -EBADF, or close's error. */
 int registry_close(int fd);
 

@@ -109,7 +109,7 @@ static void set_state(struct race *r, unsigned i)
 {
     struct kvm_regs regs = { .rip = 0x1000, .rflags = 2, .rsp = 0x8000 + 0x1000 * i };
     struct kvm_mp_state mp = { .mp_state = KVM_MP_STATE_RUNNABLE };
-    struct kvm_sregs sregs;
+    struct kvm_sregs sregs = { .cr0 = 0 };
     if (call(r->cpu_fd[i], KVM_GET_SREGS, &sregs))
         return;
     sregs.cs.base = sregs.cs.selector = 0;

@@ -47,5 +47,5 @@ void bit_emit(struct tc *tc, const struct tc_insn *ti)
     tc_note_fault(tc, ti);
     if (in->has_lock)
         emit_8(e, 0xf0);
-    emit_base(e, is_64, 0x0f00u | in->opcode, T1, T0);
+    emit_base(e, is_64, 0x0f00u | in->opcode, T1, T0, 0);
 }

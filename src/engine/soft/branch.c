@@ -212,27 +212,31 @@ static void emit_add_rsp(struct tc *tc, int n)
     emit_rr(e, false, OP_MOV_LOAD, HOST_RSP_OF_GUEST, T1);
 }
 
-static void probe_slot(struct tc *tc, const struct tc_insn *ti, unsigned base, int disp, bool is_write)
+/* The slot's host address is T0 + the result. */
+static int probe_slot(struct tc *tc, const struct tc_insn *ti, unsigned base, int disp, bool is_write)
 {
+    if (ti->group)
+        return group_locate(tc, ti);
     emit_slot(tc, base, disp);
     probe_segment(tc, ti, SEG_SS, word_bytes(tc));
     probe(tc, ti, word_bytes(tc), is_write);
+    return 0;
 }
 
-/* mov [t0], reg or mov reg, [t0] of the word's size */
-static void emit_word(struct tc *tc, unsigned op, unsigned reg)
+/* mov [t0 + disp], reg or mov reg, [t0 + disp] of the word's size */
+static void emit_word(struct tc *tc, unsigned op, unsigned reg, int disp)
 {
     if (word_bytes(tc) == 2)
         emit_8(&tc->e, 0x66);
-    emit_base(&tc->e, is_64(tc), op, reg, T0);
+    emit_base(&tc->e, is_64(tc), op, reg, T0, disp);
 }
 
 void branch_emit_store_slot(struct tc *tc, const struct tc_insn *ti, uint32_t field)
 {
     int n = (int)word_bytes(tc);
-    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
+    int disp = probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
     emit_gs(&tc->e, true, OP_MOV_LOAD, T1, field);
-    emit_word(tc, OP_MOV_STORE, T1);
+    emit_word(tc, OP_MOV_STORE, T1, disp);
     emit_add_rsp(tc, -n);
 }
 
@@ -242,13 +246,12 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
     const struct opnd *o = &ti->in.opnd[0];
     int n = (int)word_bytes(tc);
     if (o->kind == OPND_MEM) {
-        probe_operand(tc, ti);
-        emit_word(tc, OP_MOV_LOAD, T0);
+        emit_word(tc, OP_MOV_LOAD, T0, probe_operand(tc, ti));
         emit_gs(e, true, OP_MOV_STORE, T0, FIELD(scratch));
         branch_emit_store_slot(tc, ti, FIELD(scratch));
         return;
     }
-    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
+    int disp = probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
     unsigned h = o->kind == OPND_GPR ? host_of(o->reg) : T1;
     if (o->kind == OPND_IMM) {
         emit_mov_imm(e, T1, ti->in.imm);
@@ -256,7 +259,7 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
         h = T1;
         emit_gs(e, true, OP_MOV_LOAD, T1, GPR_AT(o->reg));
     }
-    emit_word(tc, OP_MOV_STORE, h);
+    emit_word(tc, OP_MOV_STORE, h, disp);
     emit_add_rsp(tc, -n);
 }
 
@@ -264,12 +267,12 @@ static void emit_pop(struct tc *tc, const struct tc_insn *ti)
 {
     struct emit *e = &tc->e;
     unsigned reg = ti->in.opnd[0].reg, h = host_of(reg);
-    probe_slot(tc, ti, HOST_RSP_OF_GUEST, 0, false);
+    int disp = probe_slot(tc, ti, HOST_RSP_OF_GUEST, 0, false);
     if (h == HOST_IN_MEMORY) {
-        emit_base(e, true, OP_MOV_LOAD, T0, T0);
+        emit_base(e, true, OP_MOV_LOAD, T0, T0, disp);
         emit_gs(e, true, OP_MOV_STORE, T0, GPR_AT(reg));
     } else {
-        emit_word(tc, OP_MOV_LOAD, h);
+        emit_word(tc, OP_MOV_LOAD, h, disp);
     }
     if (reg == GPR_RSP)
         return; /* the value popped replaces the increment */
@@ -279,9 +282,9 @@ static void emit_pop(struct tc *tc, const struct tc_insn *ti)
 static void emit_leave_insn(struct tc *tc, const struct tc_insn *ti)
 {
     struct emit *e = &tc->e;
-    probe_slot(tc, ti, GPR_RBP, 0, false);
+    int disp = probe_slot(tc, ti, GPR_RBP, 0, false);
     emit_lea(e, is_64(tc), HOST_RSP_OF_GUEST, GPR_RBP, GPR_NONE, 1, (int)word_bytes(tc));
-    emit_word(tc, OP_MOV_LOAD, GPR_RBP);
+    emit_word(tc, OP_MOV_LOAD, GPR_RBP, disp);
 }
 
 /* ---- branches ---- */
@@ -293,8 +296,7 @@ static void emit_load_target(struct tc *tc, const struct tc_insn *ti)
     const struct opnd *o = &ti->in.opnd[0];
     tc_save_flags(tc);
     if (o->kind == OPND_MEM) {
-        probe_operand(tc, ti);
-        emit_base(e, is_64(tc), OP_MOV_LOAD, T0, T0);
+        emit_base(e, is_64(tc), OP_MOV_LOAD, T0, T0, probe_operand(tc, ti));
     } else if (host_of(o->reg) == HOST_IN_MEMORY) {
         emit_gs(e, true, OP_MOV_LOAD, T0, GPR_AT(o->reg));
     } else {
@@ -311,9 +313,9 @@ static void emit_call_insn(struct tc *tc, const struct tc_insn *ti)
     gva_t next = ti->gva + ti->in.len;
     if (!is_direct)
         emit_load_target(tc, ti);
-    probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
+    int disp = probe_slot(tc, ti, HOST_RSP_OF_GUEST, -n, true);
     emit_mov_imm(e, T1, next - tc->cs_base);
-    emit_word(tc, OP_MOV_STORE, T1);
+    emit_word(tc, OP_MOV_STORE, T1, disp);
     emit_add_rsp(tc, -n);
     if (is_direct) {
         branch_emit_direct(tc, branch_target(tc, ti), 0);
@@ -326,8 +328,8 @@ static void emit_call_insn(struct tc *tc, const struct tc_insn *ti)
 static void emit_ret(struct tc *tc, const struct tc_insn *ti)
 {
     tc_save_flags(tc);
-    probe_slot(tc, ti, HOST_RSP_OF_GUEST, 0, false);
-    emit_base(&tc->e, is_64(tc), OP_MOV_LOAD, T0, T0);
+    int disp = probe_slot(tc, ti, HOST_RSP_OF_GUEST, 0, false);
+    emit_base(&tc->e, is_64(tc), OP_MOV_LOAD, T0, T0, disp);
     unsigned extra = ti->in.n_opnds && ti->in.opnd[0].kind == OPND_IMM ? (uint16_t)ti->in.imm : 0;
     emit_add_rsp(tc, (int)(word_bytes(tc) + extra));
     emit_jump_cache_indirect(tc);

@@ -128,6 +128,9 @@ static bool has_remote_writer(struct soft_vcpu *sv, uint64_t host_page)
         struct soft_vcpu *other = vm->vcpu[i] ? to_soft(vm->vcpu[i]) : NULL;
         if (!other || other == sv)
             continue;
+        for (unsigned g = 0; g < GROUPS_MAX; g++)
+            if ((other->group[g] & ~PAGE_OFFSET_MASK) == host_page)
+                return true;
         for (unsigned u = 0; u < 2; u++)
             for (unsigned n = 0; n < TLB_ENTRIES; n++)
                 if (other->tlb[u][TLB_WRITE].entry[n].host == host_page && other->tlb[u][TLB_WRITE].entry[n].page != TLB_EMPTY)
@@ -179,7 +182,7 @@ static bool is_same_cs(const struct soft_vcpu *sv, const struct block *b)
     return b->cs_base == cs->base && b->cs_limit == cs->limit;
 }
 
-struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
+struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, uint32_t key)
 {
     struct code_page *p = cache_page(soft_vm_of(sv), (uint64_t)host & ~PAGE_OFFSET_MASK);
     if (!p)
@@ -187,7 +190,7 @@ struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
     unsigned offset = (unsigned)((uint64_t)host & PAGE_OFFSET_MASK);
     struct block *b = atomic_load_explicit(&p->bucket[offset / (PAGE_BYTES / CODE_PAGE_BUCKETS)], memory_order_acquire);
     for (; b; b = atomic_load_explicit(&b->next, memory_order_acquire))
-        if (b->gva == gva && b->key == sv->key && b->page_offset == offset && ((sv->key & KEY_FLAT_CS) || is_same_cs(sv, b)))
+        if (b->gva == gva && b->key == key && b->page_offset == offset && ((sv->key & KEY_FLAT_CS) || is_same_cs(sv, b)))
             return b;
     return NULL;
 }
@@ -279,6 +282,14 @@ static void incoming_remove(struct link *l)
     *at = l->next_in;
 }
 
+static void link_drop(struct soft_vm *svm, struct link *l)
+{
+    if (!l->to)
+        return;
+    incoming_remove(l);
+    link_clear(l, svm->cache.to_exec);
+}
+
 static void block_kill(struct soft_vm *svm, struct block *b)
 {
     b->is_dead = true;
@@ -287,12 +298,10 @@ static void block_kill(struct soft_vm *svm, struct block *b)
         link_clear(l, svm->cache.to_exec);
     }
     b->incoming = NULL;
-    for (int i = 0; i < 2; i++) {
-        if (b->link[i].to) {
-            incoming_remove(&b->link[i]);
-            link_clear(&b->link[i], svm->cache.to_exec);
-        }
-    }
+    for (unsigned i = 0; i < 2; i++)
+        link_drop(svm, &b->link[i]);
+    for (unsigned i = 0; i < b->n_group_links; i++)
+        link_drop(svm, &b->group_link[i]);
     landing_kill(svm, b);
     svm->n_invalidated++;
 }

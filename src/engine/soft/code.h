@@ -38,6 +38,7 @@
 #define KEY_TSC (1u << 14)      /* RDTSC is allowed and not scaled */
 #define KEY_ORDINARY (1u << 13) /* outside 64-bit mode: all data segments are usable, writable, expand-up: base and limit do */
 #define KEY_STACK_32 (1u << 7)  /* SS.B, outside 64-bit mode */
+#define KEY_NO_GROUP (1u << 15) /* of a block only: made because a memory group of another one failed (group.c) */
 #define KEY_X87 (1u << 8)
 #define KEY_MMX (1u << 9)
 #define KEY_SSE (1u << 10)
@@ -62,6 +63,7 @@ struct link {
     uint8_t *rel32;       /* writable address; NULL: unused */
     const uint8_t *stub;  /* what it jumps to while not linked */
     bool is_saved;        /* flags are in saved_flags at the jump */
+    bool is_ungrouped;    /* to a block with KEY_NO_GROUP */
     struct block *to;     /* NULL while not linked */
     struct link *next_in; /* list of the target's incoming links */
     struct block *from;
@@ -87,6 +89,8 @@ struct block {
     _Atomic(struct block *) next; /* in its page */
     struct code_page *page;
     struct link link[2];
+    struct link *group_link; /* n_group_links, one per memory group */
+    uint8_t n_group_links;
     struct link *incoming;
     struct fault_entry *fault_map;
     struct exec_entry *exec; /* the instruction for exec_insn that ends it, if it has a helper */
@@ -119,6 +123,13 @@ struct stubs {
 #define FILL_WRITE 1u
 #define FILL_BYTES_SHIFT 8
 
+/* Native copies of instructions, for exec_insn, by a hash of their bytes. */
+#define BOUNCE_CODES 1024u
+struct bounce_code {
+    uint8_t bytes[INSN_MAX_BYTES], len, mode_bits;
+    const uint8_t *code;
+};
+
 struct soft_vm {
     struct vm *vm;
     pthread_mutex_t code_lock; /* translation, linking, invalidation */
@@ -136,7 +147,7 @@ struct soft_vm {
     struct memslots *seen_slots; /* the table that the translations were made under; only compared */
     void *arena;                 /* chunks of blocks and fault maps, freed at a flush */
     _Atomic(struct code_page *) page[CODE_PAGE_HASH];
-    struct bounce_code *bounce[1024];
+    struct bounce_code bounce[BOUNCE_CODES];
     _Atomic uint32_t flush_generation;
     struct features features;
     bool has_features;
@@ -154,8 +165,8 @@ int cache_init(struct soft_vm *svm);
 void cache_fini(struct soft_vm *svm);
 void *cache_alloc(struct soft_vm *svm, size_t bytes); /* zeroed, lives until the flush; NULL without memory */
 void cache_flush(struct soft_vm *svm);                /* all vCPUs stopped */
-/* The block for sv's current mode at gva, whose code byte is at host; NULL if there is none. Takes no lock. */
-struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host);
+/* The block for sv's current segments and the key at gva, whose code byte is at host; NULL if there is none. Takes no lock. */
+struct block *cache_find(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, uint32_t key);
 struct code_page *cache_page(struct soft_vm *svm, uint64_t host_page); /* NULL if never translated. Takes no lock. */
 struct code_page *cache_page_make(struct soft_vcpu *sv, uint64_t host_page);
 int cache_publish(struct soft_vm *svm, struct block *b);
@@ -175,7 +186,7 @@ void stubs_emit(struct soft_vm *svm);
 int translate_init(struct soft_vm *svm); /* -ENOMEM */
 void translate_fini(struct soft_vm *svm);
 /* A block starting at gva (host: where its bytes are), or NULL: the cache is full or memory is short. Under code_lock, vectors saved. */
-struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host);
+struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, uint32_t key);
 /* Emits `in` on the bounce buffer, ending at the bounced stub. Returns its executable address or NULL if the cache is full. */
 const uint8_t *translate_bounce(struct soft_vm *svm, const struct insn *in);
 /* Whether the mode lets the instruction's state be used; else exec_insn raises #UD or #NM. */

@@ -68,13 +68,17 @@ void emit_gs_index(struct emit *e, bool w, unsigned op, unsigned reg, unsigned i
     emit_32(e, disp);
 }
 
-void emit_base(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base)
+void emit_base(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base, int disp)
 {
+    bool is_short = disp >= -128 && disp <= 127;
     emit_rex_op(e, w, op, reg, 0, base);
-    emit_8(e, 0x40 | (reg & 7) << 3 | (base & 7));
+    emit_8(e, (is_short ? 0x40u : 0x80u) | (reg & 7) << 3 | (base & 7));
     if ((base & 7) == 4)
         emit_8(e, 0x24);
-    emit_8(e, 0);
+    if (is_short)
+        emit_8(e, (unsigned)disp & 0xff);
+    else
+        emit_32(e, (uint32_t)disp);
 }
 
 void emit_ri(struct emit *e, bool w, unsigned n, unsigned reg, int32_t imm)

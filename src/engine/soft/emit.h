@@ -47,8 +47,8 @@ void emit_rr(struct emit *e, bool w, unsigned op, unsigned reg, unsigned rm);
 /* op reg, gs:[disp] and op reg, gs:[index + disp] */
 void emit_gs(struct emit *e, bool w, unsigned op, unsigned reg, uint32_t disp);
 void emit_gs_index(struct emit *e, bool w, unsigned op, unsigned reg, unsigned index, unsigned scale, uint32_t disp);
-/* op reg, [base] */
-void emit_base(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base);
+/* op reg, [base + disp] */
+void emit_base(struct emit *e, bool w, unsigned op, unsigned reg, unsigned base, int disp);
 /* group-1 operation n (0 add, 4 and, 5 sub, 7 cmp) reg, imm32 sign-extended */
 void emit_ri(struct emit *e, bool w, unsigned n, unsigned reg, int32_t imm);
 /* lea dst, [base + index * scale + disp]; base and index may be GPR_NONE. w false: a 32-bit result. */
@@ -76,10 +76,11 @@ void emit_patch(struct emit *e, uint8_t *rel32); /* to here */
 #define CC_A 7
 #define CC_G 15
 
-/* Where a guest instruction's register fields go, and its memory operand if it has one: [base] with no displacement. */
+/* Where a guest instruction's register fields go, and its memory operand if it has one. */
 struct reencode {
     uint8_t reg, rm, vvvv; /* host numbers, used where the field holds a general register */
-    uint8_t base;          /* host register that holds the address of the memory operand */
+    uint8_t base;          /* the memory operand is at [base + disp] */
+    int disp;
 };
 /* Emits the guest instruction as itself in 64-bit mode with the given registers. */
 void emit_insn(struct emit *e, const struct insn *in, const struct reencode *r);

@@ -30,16 +30,21 @@ static bool bytes_equal(const uint8_t *a, const uint8_t *b, unsigned n)
     return true;
 }
 
+static enum step cannot_go_on(struct soft_vcpu *sv, const char *why)
+{
+    sv->v.exit.kind = EXIT_INTERNAL_ERROR;
+    sv->v.exit.internal.suberror = 1; /* KVM_INTERNAL_ERROR_EMULATION */
+    sv->v.exit.internal.n_bytes = 0;
+    sv->v.exit.internal.text = why;
+    return STEP_EXIT;
+}
+
 /* Where a fetch failed: its fault, or an exit because the code is not in RAM. */
 static enum step fetch_failure(struct soft_vcpu *sv, bool is_fault)
 {
     if (is_fault)
         return STEP_FAULT;
-    sv->v.exit.kind = EXIT_INTERNAL_ERROR;
-    sv->v.exit.internal.suberror = 1; /* KVM_INTERNAL_ERROR_EMULATION */
-    sv->v.exit.internal.n_bytes = 0;
-    sv->v.exit.internal.text = "instruction fetch from outside RAM";
-    return STEP_EXIT;
+    return cannot_go_on(sv, "instruction fetch from outside RAM");
 }
 
 /* Copies up to 15 code bytes; *n says how many are there before a page that cannot be fetched. */
@@ -130,7 +135,31 @@ static enum step lookup(struct soft_vcpu *sv, struct exec_entry **out)
 
 /* ---- native copies ---- */
 
-/* The host code that runs `in` on the operand whose address is in leave_t0. Shared by all vCPUs through the cache; found again by the entry. */
+static struct bounce_code *bounce_slot(struct soft_vm *svm, const struct insn *in)
+{
+    uint32_t hash = in->mode_bits;
+    for (unsigned i = 0; i < in->len; i++)
+        hash = hash * 31 + in->bytes[i];
+    return &svm->bounce[(hash ^ hash >> 15) % BOUNCE_CODES];
+}
+
+/* Under code_lock. NULL: the cache is full. */
+static const uint8_t *bounce_make(struct soft_vm *svm, const struct insn *in)
+{
+    struct bounce_code *slot = bounce_slot(svm, in);
+    if (slot->code && slot->len == in->len && slot->mode_bits == in->mode_bits && bytes_equal(slot->bytes, in->bytes, in->len))
+        return slot->code;
+    const uint8_t *code = translate_bounce(svm, in);
+    if (!code)
+        return NULL;
+    light_copy(slot->bytes, in->bytes, in->len);
+    slot->len = in->len;
+    slot->mode_bits = in->mode_bits;
+    slot->code = code;
+    return code;
+}
+
+/* The host code that runs `in` on the operand whose address is in leave_t0. Kept with the entry, and shared by all vCPUs through svm->bounce. */
 static const uint8_t *bounce_code(struct soft_vcpu *sv, struct exec_entry *x)
 {
     struct soft_vm *svm = soft_vm_of(sv);
@@ -140,10 +169,10 @@ static const uint8_t *bounce_code(struct soft_vcpu *sv, struct exec_entry *x)
     fp_put(sv);
     guest_mode_leave(sv);
     pthread_mutex_lock(&svm->code_lock);
-    x->bounce = translate_bounce(svm, &x->in);
+    x->bounce = bounce_make(svm, &x->in);
     if (!x->bounce) {
         code_flush_all(sv);
-        x->bounce = translate_bounce(svm, &x->in);
+        x->bounce = bounce_make(svm, &x->in);
     }
     x->generation = atomic_load(&svm->flush_generation) + 1;
     pthread_mutex_unlock(&svm->code_lock);
@@ -318,6 +347,8 @@ static enum step exec_native(struct soft_vcpu *sv, struct exec_entry *x)
         return STEP_NEXT;
     }
     const uint8_t *code = bounce_code(sv, x);
+    if (!code)
+        return cannot_go_on(sv, "no memory for code");
     return in->has_mem ? exec_on_memory(sv, in, code) : run_copy(sv, code, NULL);
 }
 

@@ -136,3 +136,23 @@ enum system_kind insn_system_kind(const struct insn *in)
         return SYSTEM_NONE;
     }
 }
+
+bool insn_rsp_delta(const struct insn *in, int64_t *delta)
+{
+    if (in->n_opnds < 2 || in->opnd[0].kind != OPND_GPR || in->opnd[0].reg != GPR_RSP || in->op_bytes != 8)
+        return false;
+    bool is_imm = in->opnd[1].kind == OPND_IMM;
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_ADD:
+        *delta = (int64_t)in->imm;
+        return is_imm;
+    case ZYDIS_MNEMONIC_SUB:
+        *delta = -(int64_t)in->imm;
+        return is_imm;
+    case ZYDIS_MNEMONIC_LEA:
+        *delta = in->mem.disp;
+        return in->mem.base == GPR_RSP && in->mem.index == GPR_NONE && in->addr_bytes == 8;
+    default:
+        return false;
+    }
+}

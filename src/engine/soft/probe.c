@@ -14,8 +14,7 @@
 
 #include <stddef.h>
 
-/* A guest register of the address in a host register: its own, or `temp` loaded from memory. */
-static unsigned address_reg(struct tc *tc, unsigned guest, unsigned temp)
+unsigned probe_address_reg(struct tc *tc, unsigned guest, unsigned temp)
 {
     if (guest == GPR_NONE)
         return GPR_NONE;
@@ -52,7 +51,7 @@ void probe_ea(struct tc *tc, const struct insn *in)
         uint64_t at = m->base == GPR_RIP ? tc->next_gva - tc->cs_base + (uint64_t)m->disp : (uint64_t)m->disp;
         emit_mov_imm(e, T0, truncate_to(at, in->addr_bytes));
     } else {
-        unsigned base = address_reg(tc, m->base, T0), index = address_reg(tc, m->index, T1);
+        unsigned base = probe_address_reg(tc, m->base, T0), index = probe_address_reg(tc, m->index, T1);
         int64_t disp = m->disp;
         if (in->addr_bytes == 2)
             disp = (int16_t)disp;
@@ -106,29 +105,45 @@ static void emit_tlb_index(struct emit *e)
     emit_ri(e, false, 4, T1, (int32_t)((TLB_ENTRIES - 1) * sizeof(struct tlb_entry)));
 }
 
-void probe(struct tc *tc, const struct tc_insn *ti, unsigned bytes, bool is_write)
+static uint32_t tlb_offset(const struct tc *tc, bool is_write)
+{
+    bool is_user = tc->key & KEY_USER;
+    return FIELD(tlb) + (uint32_t)((is_user * TLB_KINDS + (is_write ? TLB_WRITE : TLB_READ)) * sizeof(struct tlb));
+}
+
+uint8_t *probe_without_fill(struct tc *tc, unsigned bytes, bool is_write, bool is_link)
 {
     struct emit *e = &tc->e;
-    bool is_user = tc->key & KEY_USER;
-    uint32_t at = FIELD(tlb) + (uint32_t)((is_user * TLB_KINDS + (is_write ? TLB_WRITE : TLB_READ)) * sizeof(struct tlb));
-    if (ti->live)
-        tc_save_flags(tc);
+    uint32_t at = tlb_offset(tc, is_write);
     emit_tlb_index(e);
     emit_gs_index(e, true, OP_SUB, T0, T1, 1, at + (uint32_t)offsetof(struct tlb_entry, page));
     emit_ri(e, true, 7, T0, (int32_t)(PAGE_BYTES - bytes));
-    uint8_t *miss = emit_jcc_forward(e, CC_A, false);
+    uint8_t *miss = emit_jcc_forward(e, CC_A, is_link);
     emit_gs_index(e, true, OP_ADD, T0, T1, 1, at + (uint32_t)offsetof(struct tlb_entry, host));
-    tc->slow[tc->n_slow++] = (struct tc_slow){
-        .miss = miss, .hit = emit_here(e), .gva = ti->gva, .info = bytes << FILL_BYTES_SHIFT | (is_write ? FILL_WRITE : 0), .tlb_offset = at
-    };
+    return miss;
 }
 
-void probe_operand(struct tc *tc, const struct tc_insn *ti)
+void probe(struct tc *tc, const struct tc_insn *ti, unsigned bytes, bool is_write)
 {
+    if (ti->live)
+        tc_save_flags(tc);
+    uint8_t *miss = probe_without_fill(tc, bytes, is_write, false);
+    tc->slow[tc->n_slow++] = (struct tc_slow){ .miss = miss,
+                                               .hit = emit_here(&tc->e),
+                                               .gva = ti->gva,
+                                               .info = bytes << FILL_BYTES_SHIFT | (is_write ? FILL_WRITE : 0),
+                                               .tlb_offset = tlb_offset(tc, is_write) };
+}
+
+int probe_operand(struct tc *tc, const struct tc_insn *ti)
+{
+    if (ti->group && ti->class == CLASS_NATIVE)
+        return group_locate(tc, ti);
     tc->next_gva = ti->gva + ti->in.len;
     probe_ea(tc, &ti->in);
     probe_segment(tc, ti, ti->in.mem.seg, ti->in.mem.bytes);
     probe(tc, ti, ti->in.mem.bytes, ti->in.mem.access & OPND_WRITE);
+    return 0;
 }
 
 void probe_emit_slow_paths(struct tc *tc)

@@ -160,6 +160,21 @@ static void emit_evex(struct emit *e, const struct insn *in, const struct form *
     emit_8(e, f->opcode);
 }
 
+/* ModRM and displacement. The base is never rsp, rbp, r12 or r13, so there is no SIB and [base] needs no displacement; EVEX scales those of 8 bits. */
+static void emit_address(struct emit *e, const struct insn *in, unsigned reg, const struct reencode *r)
+{
+    unsigned modrm = (reg & 7u) << 3 | (r->base & 7u);
+    if (r->disp == 0) {
+        emit_8(e, modrm);
+    } else if (r->disp >= -128 && r->disp <= 127 && in->enc != ENC_EVEX) {
+        emit_8(e, 0x40 | modrm);
+        emit_8(e, (unsigned)r->disp & 0xff);
+    } else {
+        emit_8(e, 0x80 | modrm);
+        emit_32(e, (uint32_t)r->disp);
+    }
+}
+
 void emit_insn(struct emit *e, const struct insn *in, const struct reencode *r)
 {
     struct form f = form_of(in, r);
@@ -172,7 +187,7 @@ void emit_insn(struct emit *e, const struct insn *in, const struct reencode *r)
     else
         emit_evex(e, in, &f, r->base);
     if (f.has_modrm && f.is_mem)
-        emit_8(e, (f.reg & 7u) << 3 | (r->base & 7u)); /* base is never rsp, rbp, r12, r13: no SIB, no displacement */
+        emit_address(e, in, f.reg, r);
     else if (f.has_modrm)
         emit_8(e, 0xc0 | (f.reg & 7u) << 3 | (f.rm & 7u));
     bool is_moffs = in->has_mem && !in->has_modrm;

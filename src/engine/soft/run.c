@@ -32,8 +32,8 @@ static gva_t linear(const struct soft_vcpu *sv, uint64_t rip)
     return sv->mode_bits == 64 ? rip : (uint32_t)(rip + sv->v.cpu.seg[SEG_CS].base);
 }
 
-/* A block for the first time. NULL (*again): things moved meanwhile, or the cache was full and is empty now. */
-static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, bool *again)
+/* A block for the first time. NULL with *again: things moved meanwhile; without: there is no memory for one. */
+static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, uint32_t key, bool *again)
 {
     struct soft_vm *svm = soft_vm_of(sv);
     uint32_t generation = atomic_load(&svm->flush_generation);
@@ -43,15 +43,14 @@ static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *
     pthread_mutex_lock(&svm->code_lock);
     *again = generation != atomic_load(&svm->flush_generation);
     if (!*again) {
-        b = cache_find(sv, gva, host);
+        b = cache_find(sv, gva, host, key);
         if (!b)
-            b = translate(sv, gva, host);
+            b = translate(sv, gva, host, key);
         if (!b) {
             code_flush_all(sv);
-            *again = true;
-        } else if (b->is_dead) { /* another vCPU's store came while it was made */
-            *again = true;
+            b = translate(sv, gva, host, key);
         }
+        *again = b && b->is_dead; /* another vCPU's store came while it was made */
         generation = atomic_load(&svm->flush_generation);
     }
     pthread_mutex_unlock(&svm->code_lock);
@@ -70,12 +69,13 @@ static struct block *cached_block(struct soft_vcpu *sv, gva_t gva)
     return b->gva == gva && !b->is_dead ? b : NULL;
 }
 
-/* The block at cs:rip. NULL with STEP_FAULT: the fetch faulted; with STEP_NEXT: there is no RAM, which exec_insn reports. */
-static struct block *find_block(struct soft_vcpu *sv, enum step *s)
+/* The block at cs:rip, with KEY_NO_GROUP if `variant` is that. NULL with STEP_FAULT: the fetch faulted; with STEP_NEXT: there is no RAM, which exec_insn
+ * reports. */
+static struct block *find_block(struct soft_vcpu *sv, uint32_t variant, enum step *s)
 {
     gva_t gva = linear(sv, sv->v.cpu.rip);
     *s = STEP_NEXT;
-    struct block *known = cached_block(sv, gva);
+    struct block *known = variant ? NULL : cached_block(sv, gva);
     if (known)
         return known;
     for (;;) {
@@ -85,13 +85,13 @@ static struct block *find_block(struct soft_vcpu *sv, enum step *s)
             *s = is_fault ? STEP_FAULT : STEP_NEXT;
             return NULL;
         }
-        struct block *b = cache_find(sv, gva, host);
+        struct block *b = cache_find(sv, gva, host, sv->key | variant);
         if (!b)
-            b = make_block(sv, gva, host, &again);
+            b = make_block(sv, gva, host, sv->key | variant, &again);
         if (again)
             continue;
         (void)*(const volatile uint8_t *)host; /* if the memory went while it was translated, we end here */
-        if (b && (sv->key & KEY_FLAT_CS)) {
+        if (b && !variant && (sv->key & KEY_FLAT_CS)) {
             unsigned index = jump_cache_index(gva);
             sv->jump_cache[sv->is_user][index] = b->start + soft_vm_of(sv)->cache.to_exec;
             sv->jump_cache_used[sv->is_user] |= 1ull << (index / (JUMP_CACHE_ENTRIES / 64));
@@ -213,7 +213,7 @@ static enum step run_block(struct soft_vcpu *sv)
     struct link *pending = NULL;
     uint32_t generation = 0; /* pending's */
     for (;;) {
-        struct block *b = find_block(sv, &s);
+        struct block *b = find_block(sv, pending && pending->is_ungrouped ? KEY_NO_GROUP : 0, &s);
         if (s == STEP_FAULT)
             return event_fault(sv);
         if (!b)

@@ -47,6 +47,8 @@ enum step {
 struct soft_vcpu;
 typedef enum step (*helper_fn)(struct soft_vcpu *sv, const struct insn *in);
 
+#define GROUPS_MAX 8u /* memory groups of a block */
+
 struct block;
 #define JUMP_CACHE_ENTRIES 4096u
 
@@ -76,10 +78,11 @@ struct soft_vcpu {
     uint32_t leave_reason; /* enum leave */
     uint64_t leave_t0, leave_t1;
     uint64_t scratch[3];
-    uint64_t left_tsc;     /* host TSC when the last run returned to the client */
-    uint32_t client_epoch; /* vm.client_epoch when code was last looked at again */
-    uint64_t host_gs;      /* the client's GS base while a run is under way */
-    uint32_t host_mxcsr;   /* the client's control words, put back when the guest's state leaves the hardware */
+    uint64_t group[GROUPS_MAX]; /* host addresses of the memory groups of the block at work (group.c) */
+    uint64_t left_tsc;          /* host TSC when the last run returned to the client */
+    uint32_t client_epoch;      /* vm.client_epoch when code was last looked at again */
+    uint64_t host_gs;           /* the client's GS base while a run is under way */
+    uint32_t host_mxcsr;        /* the client's control words, put back when the guest's state leaves the hardware */
     uint16_t host_fcw;
     void *recover[5];                 /* where C that meets vanished memory in guest mode goes on, see signal.c */
     struct exec_entry *exec_cache;    /* EXEC_CACHE_ENTRIES decoded instructions, checked against memory at each use, and one at work */

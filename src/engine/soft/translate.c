@@ -226,11 +226,11 @@ static bool has_high_byte(const struct insn *in)
     return false;
 }
 
-/* The operation itself; the memory operand's host address is in T0. */
-static void emit_operation(struct tc *tc, const struct insn *in, bool is_mem)
+/* The operation itself; the memory operand's host address is T0 + disp. */
+static void emit_operation(struct tc *tc, const struct insn *in, bool is_mem, int disp)
 {
     struct regs r = { .busy = 1u << GPR_RSP | 1u << HOST_RSP_OF_GUEST };
-    struct reencode re = { .base = T0 };
+    struct reencode re = { .base = T0, .disp = disp };
     for (unsigned g = 0; g < GPR_COUNT; g++)
         if (((in->gpr_read | in->gpr_written) & 1u << g) && host_of(g) != HOST_IN_MEMORY)
             r.busy |= (uint16_t)(1u << host_of(g));
@@ -308,15 +308,14 @@ static void emit_native(struct tc *tc, const struct tc_insn *ti)
         bit_emit(tc, ti);
         return;
     }
-    if (is_mem)
-        probe_operand(tc, ti);
+    int disp = is_mem ? probe_operand(tc, ti) : 0;
     bool touches_flags = (in->flags_read | in->flags_written) & RFLAGS_STATUS;
     if (touches_flags && ti->live)
         tc_restore_flags(tc);
     if (touches_flags)
         tc->is_saved = false;
     tc_note_fault(tc, ti);
-    emit_operation(tc, in, is_mem);
+    emit_operation(tc, in, is_mem, disp);
 }
 
 /* ---- the block ---- */
@@ -363,6 +362,7 @@ static void emit_tail(struct tc *tc)
     tc_save_flags(tc);
     emit_jmp(e, tc->polled);
     probe_emit_slow_paths(tc);
+    group_emit_misses(tc);
     branch_emit_stubs(tc);
 }
 
@@ -429,7 +429,7 @@ static bool note_exec(struct tc *tc)
     return true;
 }
 
-struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
+struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, uint32_t key)
 {
     struct soft_vm *svm = soft_vm_of(sv);
     struct tc *tc = svm->tc;
@@ -438,7 +438,7 @@ struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
     if (!tc->page || !tc->block)
         return NULL;
     tc->svm = svm;
-    tc->key = sv->key;
+    tc->key = key;
     tc->mode_bits = sv->mode_bits;
     tc->gva = gva;
     tc->page_offset = (uint16_t)((uint64_t)host & PAGE_OFFSET_MASK);
@@ -455,8 +455,12 @@ struct block *translate(struct soft_vcpu *sv, gva_t gva, const uint8_t *host)
     if (tc->insn[tc->n - 1].class == CLASS_EXEC && !note_exec(tc))
         return NULL;
     find_live_flags(tc);
+    light_fill(tc->group, 0, sizeof tc->group);
+    group_find(tc);
     emit_head(tc);
     emit_body(tc);
+    if (!group_make_links(tc))
+        return NULL;
     emit_tail(tc);
     return tc->e.overflow ? NULL : finish(tc);
 }
@@ -473,7 +477,7 @@ const uint8_t *translate_bounce(struct soft_vm *svm, const struct insn *in)
     bool is_mem = in->has_mem && in->mem.access;
     if (is_mem)
         emit_gs(&tc->e, true, OP_MOV_LOAD, T0, FIELD(leave_t0)); /* exec.c put the operand's address there */
-    emit_operation(tc, in, is_mem);
+    emit_operation(tc, in, is_mem, 0);
     emit_jmp(&tc->e, svm->stubs.bounced);
     if (tc->e.overflow)
         return NULL;

@@ -27,6 +27,20 @@ struct tc_insn {
     uint8_t class;
     bool is_decoded;
     uint32_t live; /* status flags that are live before it */
+    /* group.c: its access is a member of tc.group[group - 1], 0: of none */
+    uint8_t group;
+    bool is_group_first;
+    int64_t group_disp; /* from the group's lowest byte */
+    int64_t rsp_offset; /* of rSP before the instruction, from what group displacements count from */
+};
+
+/* Accesses that one probe serves. */
+struct tc_group {
+    int64_t low;
+    unsigned bytes;
+    bool is_write;
+    uint8_t *miss; /* rel32 of the probe's jump */
+    gva_t gva;     /* of the first member */
 };
 
 /* Out-of-line code of one TLB probe. */
@@ -68,6 +82,7 @@ struct tc {
     unsigned n_faults;
     struct tc_slow slow[4 * BLOCK_INSNS_MAX];
     unsigned n_slow;
+    struct tc_group group[GROUPS_MAX];
     struct tc_stub stub[2];
     unsigned n_stubs;
 };
@@ -87,7 +102,8 @@ bool insn_is_x87_unchecked(const struct insn *in); /* FNSTCW, FNSTSW: run with a
 bool insn_needs_alignment(const struct insn *in);  /* a vector operand in memory must be aligned to its size */
 enum branch_kind { BRANCH_NONE, BRANCH_JMP, BRANCH_JCC, BRANCH_CALL, BRANCH_RET, BRANCH_PUSH, BRANCH_POP, BRANCH_LEAVE };
 enum branch_kind insn_branch_kind(const struct insn *in);
-unsigned insn_cc(const struct insn *in); /* condition code of a Jcc */
+bool insn_rsp_delta(const struct insn *in, int64_t *delta); /* ADD, SUB, LEA that move rSP by a constant */
+unsigned insn_cc(const struct insn *in);                    /* condition code of a Jcc */
 
 enum system_kind { SYSTEM_NONE, SYSTEM_CLI, SYSTEM_STI, SYSTEM_PUSHF, SYSTEM_SWAPGS, SYSTEM_RDTSC, SYSTEM_RDTSCP, SYSTEM_STAC };
 enum system_kind insn_system_kind(const struct insn *in);
@@ -113,8 +129,18 @@ void probe_ea(struct tc *tc, const struct insn *in);
 void probe_segment(struct tc *tc, const struct tc_insn *ti, unsigned seg, unsigned bytes);
 /* T0 = linear address -> T0 = host address; clobbers T1; flags are saved first if they are live. */
 void probe(struct tc *tc, const struct tc_insn *ti, unsigned bytes, bool is_write);
-void probe_operand(struct tc *tc, const struct tc_insn *ti);
+/* The memory operand's host address is T0 + the result. */
+int probe_operand(struct tc *tc, const struct tc_insn *ti);
+/* probe() of a range that no slow path serves: returns the rel32 of the jump that is taken on a miss. */
+uint8_t *probe_without_fill(struct tc *tc, unsigned bytes, bool is_write, bool is_link /* aligned, to be patched later */);
+unsigned probe_address_reg(struct tc *tc, unsigned guest, unsigned temp); /* a guest register in a host register: its own, or temp loaded from memory */
 void probe_emit_slow_paths(struct tc *tc);
+
+/* ---- group.c ---- */
+void group_find(struct tc *tc);
+int group_locate(struct tc *tc, const struct tc_insn *ti); /* T0 + the result is the host address of a member's access; clobbers T1 */
+bool group_make_links(struct tc *tc);                      /* false: no memory */
+void group_emit_misses(struct tc *tc);
 
 /* ---- branch.c ---- */
 enum tc_class branch_class(struct tc *tc, const struct tc_insn *ti); /* CLASS_NATIVE if it is no branch or stack instruction */

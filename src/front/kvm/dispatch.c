@@ -203,6 +203,8 @@ int kvm_ioctl(struct kvm_object *o, unsigned long request, unsigned long arg, st
 {
     struct kvm_arg a = { .value = arg };
     *created = NULL;
+    if (kvm_object_is_foreign(o))
+        return -EIO;
     const struct kvm_call *call = call_find(o->kind, (uint32_t)request);
     if (!call)
         return refuse(o->kind, (uint32_t)request);

@@ -22,6 +22,11 @@ void kvm_object_put(struct kvm_object *o);
 /* An fd that the object keeps open for itself and that shares the file of the client's fd, or -1. It does not keep the object alive. */
 int kvm_object_private_fd(const struct kvm_object *o);
 bool kvm_object_is_mappable(const struct kvm_object *o);
+/*
+ * In the child of a fork, before anything else: VMs and vCPUs made so far are the parent's. As with the kernel's, their calls are EIO here; they are never destroyed
+ * here, since their threads are not in this process.
+ */
+void kvm_object_forked(void);
 
 /*
  * One ioctl: >= 0 or -errno. If the call made an fd, that is the result and *created is its object, with one reference for the caller; else NULL.

@@ -82,9 +82,13 @@ struct kvm_vcpu {
 struct kvm_object {
     enum kvm_fd_kind kind;
     _Atomic unsigned refs;
+    unsigned n_forks; /* of the process when the object was made */
     struct kvm_vm *vm;
     struct kvm_vcpu *vcpu;
 };
+
+/* True if the object is a VM or vCPU of another process that this one was forked from. */
+bool kvm_object_is_foreign(const struct kvm_object *o);
 
 /* object.c */
 int kvm_object_create_vm(struct kvm_object **out);

@@ -15,12 +15,15 @@
 #include "core/time.h"
 #include "front/kvm/front_priv.h"
 
+static unsigned n_forks; /* from the first process that had this memory; changes when there is one thread */
+
 static struct kvm_object *object_create(enum kvm_fd_kind kind)
 {
     struct kvm_object *o = calloc(1, sizeof(*o));
     if (o) {
         o->kind = kind;
         o->refs = 1;
+        o->n_forks = n_forks;
     }
     return o;
 }
@@ -84,6 +87,16 @@ static void vm_release(struct kvm_vm *m)
     free(m);
 }
 
+void kvm_object_forked(void)
+{
+    n_forks++;
+}
+
+bool kvm_object_is_foreign(const struct kvm_object *o)
+{
+    return o->n_forks != n_forks && o->kind != KVM_FD_DEVICE;
+}
+
 void kvm_object_get(struct kvm_object *o)
 {
     atomic_fetch_add(&o->refs, 1);
@@ -91,7 +104,7 @@ void kvm_object_get(struct kvm_object *o)
 
 void kvm_object_put(struct kvm_object *o)
 {
-    if (atomic_fetch_sub(&o->refs, 1) != 1)
+    if (atomic_fetch_sub(&o->refs, 1) != 1 || kvm_object_is_foreign(o))
         return;
     if (o->kind == KVM_FD_VCPU)
         vcpu_destroy(o->vcpu->v);
