@@ -30,6 +30,7 @@ const struct cli_command cli_commands[] = {
     { "boot", "start a Linux kernel in a virtual machine on this terminal", boot_main },
     { "doctor", "say what this machine offers and which engine vitrine uses", doctor_main },
     { "help", "say what a command does: vitrine help [COMMAND]", help_main },
+    { "run", "run a KVM client such as QEMU with vitrine in the place of /dev/kvm", run_main },
     { "version", "print the version", version_main },
     { NULL, NULL, NULL },
 };

@@ -4,6 +4,9 @@
  * for an open, one look at a bit map for an ioctl or close of other fds. The library's own calls come by here too: a thread inside a call of ours is passed on.
  * No lock; the registry has its own. `vitrine run` puts this library in LD_PRELOAD.
  */
+/* With it, the headers turn open into open64 and so on: here both are defined. */
+#undef _FILE_OFFSET_BITS
+
 #include "transport/preload.h"
 
 #include <dlfcn.h>

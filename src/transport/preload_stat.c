@@ -3,6 +3,9 @@
  * The preload transport: calls that look at the node by its path, and fstat of its fd. It is there and usable whatever the host has. The old names are those
  * that programs linked before glibc 2.33 use. No state, no lock.
  */
+/* With it, the headers turn open into open64 and so on: here both are defined. */
+#undef _FILE_OFFSET_BITS
+
 #include "transport/preload.h"
 
 #include <errno.h>
@@ -45,7 +48,6 @@ NEXT_SLOT(eaccess);
 NEXT_SLOT(readlink);
 NEXT_SLOT(readlinkat);
 
-/* As stat_node() is, in a macro for the two names of one struct. */
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "x86-64 has one");
 
 #define NODE_INODE 0x6b766d

@@ -212,23 +212,35 @@ static void emit_add_rsp(struct tc *tc, int n)
     emit_rr(e, false, OP_MOV_LOAD, HOST_RSP_OF_GUEST, T1);
 }
 
-/* The slot's host address is T0 + the result. */
-static int probe_slot(struct tc *tc, const struct tc_insn *ti, unsigned base, int disp, bool is_write)
-{
-    if (ti->group)
-        return group_locate(tc, ti);
-    emit_slot(tc, base, disp);
-    probe_segment(tc, ti, SEG_SS, word_bytes(tc));
-    probe(tc, ti, word_bytes(tc), is_write);
-    return 0;
-}
-
 /* mov [t0 + disp], reg or mov reg, [t0 + disp] of the word's size */
 static void emit_word(struct tc *tc, unsigned op, unsigned reg, int disp)
 {
     if (word_bytes(tc) == 2)
         emit_8(&tc->e, 0x66);
     emit_base(&tc->e, is_64(tc), op, reg, T0, disp);
+}
+
+/* The slot's host address is T0 + the result. */
+static int probe_slot(struct tc *tc, const struct tc_insn *ti, unsigned base, int disp, bool is_write)
+{
+    int at = 0;
+    if (ti->group) {
+        at = group_locate(tc, ti);
+    } else {
+        emit_slot(tc, base, disp);
+        probe_segment(tc, ti, SEG_SS, word_bytes(tc));
+        probe(tc, ti, word_bytes(tc), is_write);
+    }
+    tc_note_fault(tc, ti);
+    return at;
+}
+
+/* T0 = the word that a memory operand holds */
+static void emit_load_operand(struct tc *tc, const struct tc_insn *ti)
+{
+    int disp = probe_operand(tc, ti);
+    tc_note_fault(tc, ti);
+    emit_word(tc, OP_MOV_LOAD, T0, disp);
 }
 
 void branch_emit_store_slot(struct tc *tc, const struct tc_insn *ti, uint32_t field)
@@ -246,7 +258,7 @@ static void emit_push(struct tc *tc, const struct tc_insn *ti)
     const struct opnd *o = &ti->in.opnd[0];
     int n = (int)word_bytes(tc);
     if (o->kind == OPND_MEM) {
-        emit_word(tc, OP_MOV_LOAD, T0, probe_operand(tc, ti));
+        emit_load_operand(tc, ti);
         emit_gs(e, true, OP_MOV_STORE, T0, FIELD(scratch));
         branch_emit_store_slot(tc, ti, FIELD(scratch));
         return;
@@ -296,7 +308,7 @@ static void emit_load_target(struct tc *tc, const struct tc_insn *ti)
     const struct opnd *o = &ti->in.opnd[0];
     tc_save_flags(tc);
     if (o->kind == OPND_MEM) {
-        emit_base(e, is_64(tc), OP_MOV_LOAD, T0, T0, probe_operand(tc, ti));
+        emit_load_operand(tc, ti);
     } else if (host_of(o->reg) == HOST_IN_MEMORY) {
         emit_gs(e, true, OP_MOV_LOAD, T0, GPR_AT(o->reg));
     } else {

@@ -77,8 +77,8 @@ struct tc {
     uint8_t *start, *poll_exit;
     const uint8_t *polled, *polled_from_hw, *body;
     bool needs_flags;
-    bool is_saved; /* at this point of emission the status flags are in saved_flags (or dead), not in the hardware */
-    struct fault_entry fault[BLOCK_INSNS_MAX + 1];
+    bool is_saved;                                       /* at this point of emission the status flags are in saved_flags (or dead), not in the hardware */
+    struct fault_entry fault[2 * (BLOCK_INSNS_MAX + 1)]; /* CALL of a memory operand and PUSH of one have two accesses */
     unsigned n_faults;
     struct tc_slow slow[4 * BLOCK_INSNS_MAX];
     unsigned n_slow;
