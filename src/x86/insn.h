@@ -34,7 +34,7 @@ enum insn_encoding { ENC_LEGACY, ENC_VEX, ENC_EVEX };
 /* The memory operand: linear = seg.base + (base + index * scale + disp) truncated to addr_bytes. base may be GPR_RIP (disp is then relative to the next
  * instruction). */
 struct insn_mem {
-    uint8_t seg;    /* enum seg_reg, default or override already applied */
+    uint8_t seg;    /* enum seg_reg, default or override already applied; set for implied operands too (MOVS, LODS, XLAT...) */
     uint8_t base;   /* enum gpr, GPR_RIP or GPR_NONE */
     uint8_t index;  /* enum gpr or GPR_NONE; a vector register number if is_vsib */
     uint8_t scale;  /* 1 2 4 8 */

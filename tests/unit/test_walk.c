@@ -490,7 +490,7 @@ static void access_notes_breakpoints(void **state)
 
 static struct insn insn_of(const char *bytes, unsigned len, unsigned op_bytes)
 {
-    struct insn in = { .len = (uint8_t)len, .opcode = (uint8_t)bytes[len - 1], .op_bytes = (uint8_t)op_bytes };
+    struct insn in = { .mem.seg = SEG_DS, .len = (uint8_t)len, .opcode = (uint8_t)bytes[len - 1], .op_bytes = (uint8_t)op_bytes };
     memcpy(in.bytes, bytes, len);
     in.mode_bits = sv->mode_bits;
     in.addr_bytes = sv->mode_bits == 64 ? 8 : 4;

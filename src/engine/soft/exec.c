@@ -16,12 +16,6 @@
 
 /* ---- fetch and decode ---- */
 
-static gva_t linear_rip(const struct soft_vcpu *sv)
-{
-    uint64_t a = sv->v.cpu.rip + (sv->mode_bits == 64 ? 0 : sv->v.cpu.seg[SEG_CS].base);
-    return sv->mode_bits == 64 ? a : (uint32_t)a;
-}
-
 static bool bytes_equal(const uint8_t *a, const uint8_t *b, unsigned n)
 {
     for (unsigned i = 0; i < n; i++)

@@ -24,38 +24,6 @@ struct string_kind {
     uint64_t (*chunk)(struct soft_vcpu *sv, const struct string_op *op, uint64_t n, bool ends_on_zf);
 };
 
-/* The decoder keeps string operands hidden, and with them the override. */
-static unsigned source_segment(const struct insn *in)
-{
-    unsigned seg = SEG_DS;
-    for (unsigned i = 0; i < in->len; i++) {
-        switch (in->bytes[i]) {
-        case 0x26:
-        case 0x2e:
-        case 0x36:
-        case 0x3e: /* ES CS SS DS, in encoding order; without effect in 64-bit mode */
-            if (in->mode_bits != 64)
-                seg = (in->bytes[i] - 0x26u) >> 3;
-            break;
-        case 0x64:
-            seg = SEG_FS;
-            break;
-        case 0x65:
-            seg = SEG_GS;
-            break;
-        case 0x66:
-        case 0x67:
-        case 0xf0:
-        case 0xf2:
-        case 0xf3:
-            break;
-        default:
-            return seg; /* REX or the opcode */
-        }
-    }
-    return seg;
-}
-
 struct string_op string_op_of(const struct soft_vcpu *sv, const struct insn *in)
 {
     return (struct string_op){
@@ -63,7 +31,7 @@ struct string_op string_op_of(const struct soft_vcpu *sv, const struct insn *in)
         .mask = in->addr_bytes == 8 ? ~0ull : (1ull << (8 * in->addr_bytes)) - 1,
         .is_backward = sv->v.cpu.rflags & RFLAGS_DF,
         .is_rep = in->has_f2 || in->has_f3,
-        .source_seg = source_segment(in),
+        .source_seg = in->mem.seg,
         .addr_bytes = in->addr_bytes,
     };
 }

@@ -27,11 +27,6 @@ const uint8_t *fetch_host(struct soft_vcpu *sv, gva_t gva, bool *is_fault)
     }
 }
 
-static gva_t linear(const struct soft_vcpu *sv, uint64_t rip)
-{
-    return sv->mode_bits == 64 ? rip : (uint32_t)(rip + sv->v.cpu.seg[SEG_CS].base);
-}
-
 /* A block for the first time. NULL with *again: things moved meanwhile; without: there is no memory for one. */
 static struct block *make_block(struct soft_vcpu *sv, gva_t gva, const uint8_t *host, uint32_t key, bool *again)
 {
@@ -73,7 +68,7 @@ static struct block *cached_block(struct soft_vcpu *sv, gva_t gva)
  * reports. */
 static struct block *find_block(struct soft_vcpu *sv, uint32_t variant, enum step *s)
 {
-    gva_t gva = linear(sv, sv->v.cpu.rip);
+    gva_t gva = linear_rip(sv);
     *s = STEP_NEXT;
     struct block *known = variant ? NULL : cached_block(sv, gva);
     if (known)
@@ -180,7 +175,7 @@ static enum step check_code_breakpoint(struct soft_vcpu *sv)
     if (!(dr7 & DR7_ENABLE_MASK) || (sv->v.cpu.rflags & RFLAGS_RF) || (sv->v.cpu.interrupt_shadow & SHADOW_MOV_SS))
         return STEP_NEXT;
     for (unsigned i = 0; i < 4; i++)
-        if ((dr7 >> (2 * i) & 3) && (dr7 >> (16 + 4 * i) & 3) == 0 && dr[i] == linear(sv, sv->v.cpu.rip))
+        if ((dr7 >> (2 * i) & 3) && (dr7 >> (16 + 4 * i) & 3) == 0 && dr[i] == linear_rip(sv))
             hits |= 1u << i;
     if (!hits)
         return STEP_NEXT;

@@ -111,7 +111,12 @@ static inline struct soft_vcpu *to_soft(struct vcpu *v)
     return (struct soft_vcpu *)v;
 }
 
-/* ---- run.c, fp.S ----------------------------------------------------------------------------------------------------------------------- */
+static inline gva_t linear_rip(const struct soft_vcpu *sv)
+{
+    return sv->mode_bits == 64 ? sv->v.cpu.rip : (uint32_t)(sv->v.cpu.rip + sv->v.cpu.seg[SEG_CS].base);
+}
+
+/* ---- fp.c, mode.c ----------------------------------------------------------------------------------------------------------------------- */
 
 /* Saves the guest's x87/vector state to v.cpu.xsave if it is in the hardware; after it any C may be called. */
 void fp_put(struct soft_vcpu *sv);
