@@ -602,7 +602,8 @@ static void string_moves_mmio(void **state)
 {
     (void)state;
     uint64_t *gpr = sv->v.cpu.gpr;
-    struct insn movs = insn_of("\xf3\x64\xa5", 3, 4); /* FS: override */
+    struct insn movs = insn_of("\xf3\x64\xa5", 3, 4);
+    movs.mem.seg = SEG_FS; /* the override, as decoded */
     sv->v.cpu.seg[SEG_FS].base = MMIO_GPA - 0x8000;
     gpr[GPR_RSI] = 0x8000;
     gpr[GPR_RDI] = 0x9000;
