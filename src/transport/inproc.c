@@ -44,18 +44,30 @@ int vitrine_open(const char *node)
     return result(fd < 0 ? fd : fd_publish(fd, o));
 }
 
-int vitrine_ioctl(int fd, unsigned long request, void *arg)
+bool inproc_ioctl(int fd, unsigned long request, void *arg, int *r)
 {
     struct kvm_object *created;
     signals_hold();
     struct kvm_object *o = registry_find(fd, kvm_request_is_run(request));
-    if (!o)
-        return result(-EBADF);
-    int r = kvm_ioctl(o, request, (unsigned long)arg, &created);
+    if (!o) {
+        signals_release();
+        return false;
+    }
+    *r = kvm_ioctl(o, request, (unsigned long)arg, &created);
     if (created)
-        r = fd_publish(r, created);
+        *r = fd_publish(*r, created);
     kvm_object_put(o);
-    return result(r);
+    *r = result(*r);
+    return true;
+}
+
+int vitrine_ioctl(int fd, unsigned long request, void *arg)
+{
+    int r;
+    if (inproc_ioctl(fd, request, arg, &r))
+        return r;
+    errno = EBADF;
+    return -1;
 }
 
 void *vitrine_mmap(size_t bytes, int prot, int flags, int fd, off_t offset)

@@ -6,6 +6,7 @@
 #ifndef VITRINE_TRANSPORT_INPROC_H
 #define VITRINE_TRANSPORT_INPROC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -13,5 +14,8 @@ int vitrine_open(const char *node /* "/dev/kvm" */);
 int vitrine_ioctl(int fd, unsigned long request, void *arg);
 void *vitrine_mmap(size_t bytes, int prot, int flags, int fd, off_t offset);
 int vitrine_close(int fd);
+
+/* As vitrine_ioctl, but false if the fd is not ours: a call of ours may say EBADF of its argument. May change errno then. */
+bool inproc_ioctl(int fd, unsigned long request, void *arg, int *r);
 
 #endif

@@ -192,29 +192,24 @@ int __openat64_2(int dir, const char *path, int flags)
 /* ---- ioctl ---- */
 
 /* An fd that came to us unseen, such as over a socket, is found by its file when the kernel does not know the request. */
-static int ioctl_unseen(int fd, unsigned long request, void *arg)
+static bool may_be_unseen(unsigned long request)
 {
-    int r = vitrine_ioctl(fd, request, arg);
-    if (r < 0 && errno == EBADF)
-        errno = ENOTTY;
-    return r;
+    return errno == ENOTTY && _IOC_TYPE(request) == KVMIO && !signals_is_held();
 }
 
 int ioctl(int fd, unsigned long request, ...)
 {
+    int r, saved_errno = errno;
     va_list args;
     va_start(args, request);
     void *arg = va_arg(args, void *);
     va_end(args);
-    if (preload_is_ours(fd)) {
-        int saved_errno = errno, r = vitrine_ioctl(fd, request, arg);
-        if (r >= 0 || errno != EBADF)
-            return r;
-        errno = saved_errno;
-    }
-    int r = NEXT(ioctl)(fd, request, arg);
-    if (r < 0 && errno == ENOTTY && _IOC_TYPE(request) == KVMIO && !signals_is_held())
-        return ioctl_unseen(fd, request, arg);
+    if (preload_is_ours(fd) && inproc_ioctl(fd, request, arg, &r))
+        return r;
+    errno = saved_errno;
+    r = NEXT(ioctl)(fd, request, arg);
+    if (r < 0 && may_be_unseen(request) && !inproc_ioctl(fd, request, arg, &r))
+        errno = ENOTTY;
     return r;
 }
 

@@ -206,7 +206,7 @@ def manual():
     program = os.path.join(BUILD, "vitrine")
     if not os.path.exists(program):
         raise Skip("vitrine is not built")
-    helps = "".join(subprocess.run([program] + args, stdout=subprocess.PIPE, text=True).stdout for args in (["help"], ["help", "boot"]))
+    helps = "".join(subprocess.run([program] + args, stdout=subprocess.PIPE, text=True).stdout for args in (["help"], ["help", "boot"], ["help", "run"]))
     pattern = r"(?m)^ +(--[a-z-]+|[a-z]+)(?= )"
     page = text("docs/man/vitrine.1").replace("\\-", "-")
     there = set(re.findall(r'(?m)^\.BR? ?I? "?(--[a-z-]+)', page)) | set(re.findall(r"(?m)^\.TP\n\.B ([a-z]+)$", page))

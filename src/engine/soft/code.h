@@ -35,15 +35,15 @@
 #define KEY_FLAT_CS (1u << 4) /* CS base 0, limit 4 GiB (always in 64-bit mode) */
 #define KEY_FS_FAST (1u << 5) /* FS needs its base added but no limit check */
 #define KEY_GS_FAST (1u << 6)
-#define KEY_TSC (1u << 14)      /* RDTSC is allowed and not scaled */
-#define KEY_ORDINARY (1u << 13) /* outside 64-bit mode: all data segments are usable, writable, expand-up: base and limit do */
-#define KEY_STACK_32 (1u << 7)  /* SS.B, outside 64-bit mode */
-#define KEY_NO_GROUP (1u << 15) /* of a block only: made because a memory group of another one failed (group.c) */
-#define KEY_X87 (1u << 8)
+#define KEY_STACK_32 (1u << 7) /* SS.B, outside 64-bit mode */
+#define KEY_X87 (1u << 8)      /* these five: the state is enabled */
 #define KEY_MMX (1u << 9)
 #define KEY_SSE (1u << 10)
 #define KEY_AVX (1u << 11)
 #define KEY_AVX512 (1u << 12)
+#define KEY_ORDINARY (1u << 13) /* outside 64-bit mode: all data segments are usable, writable, expand-up: checking base and limit is enough */
+#define KEY_TSC (1u << 14)      /* RDTSC is allowed and not scaled */
+#define KEY_NO_GROUP (1u << 15) /* of a block only: made because a memory group of another one failed (group.c) */
 
 enum leave {
     LEAVE_NONE,
@@ -51,7 +51,7 @@ enum leave {
     LEAVE_POLL,
     LEAVE_LINK,
     LEAVE_EXEC,
-    LEAVE_SLOW /* rip is set: its access needs exec_insn */,
+    LEAVE_SLOW, /* rip is set: its access needs exec_insn */
     LEAVE_FAULT,
     LEAVE_BOUNCED,
     LEAVE_FILL /* not a way out: the fill stub is under way, with the state in memory */
@@ -77,8 +77,9 @@ struct fault_entry {
 
 struct block {
     gva_t gva;
-    uint64_t cs_base; /* these two are 0 with KEY_FLAT_CS */
-    uint32_t cs_limit, key;
+    uint64_t cs_base;  /* 0 with KEY_FLAT_CS */
+    uint32_t cs_limit; /* 4 GiB - 1 with KEY_FLAT_CS */
+    uint32_t key;
     uint16_t page_offset, guest_bytes;
     uint8_t *start; /* writable address of the first host byte = landing */
     uint32_t host_bytes;
@@ -111,7 +112,7 @@ struct code_page {
 
 struct stubs {
     const uint8_t *enter;                /* void (*)(struct soft_vcpu *, const void *target) */
-    const uint8_t *fill;                 /* T0 = gva, T1 = FILL_*: returns T0 = host address, or leaves with LEAVE_EXEC */
+    const uint8_t *fill;                 /* T0 = gva, T1 = FILL_*: returns T0 = host address, or leaves with LEAVE_SLOW */
     const uint8_t *lookup;               /* T0 = linear rip, flags saved */
     const uint8_t *poll;                 /* the same, because of exit_req */
     const uint8_t *link_hw, *link_saved; /* T0 = linear rip, T1 = struct link */
