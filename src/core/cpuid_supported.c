@@ -12,11 +12,12 @@
 #define ENTRY_INDEX_MATTERS 1u
 
 /*
- * Leaf 1. ECX: SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND from the host; PCID x2APIC TSC-deadline hypervisor by software.
- * Not: MONITOR, VMX, SMX, DS, PDCM, thermal. OSXSAVE is dynamic.
+ * Leaf 1. ECX: SSE3 PCLMUL SSSE3 FMA CX16 SSE4.1 SSE4.2 MOVBE POPCNT AES XSAVE AVX F16C RDRAND from the host; PCID x2APIC hypervisor by software.
+ * Not: MONITOR, VMX, SMX, DS, PDCM, thermal. OSXSAVE is dynamic. Not TSC-deadline, though it works: it needs our APIC, so clients add it when
+ * KVM_CAP_TSC_DEADLINE_TIMER and an irqchip in process say so (Linux, Documentation/virt/kvm/api.rst, KVM_GET_SUPPORTED_CPUID).
  */
 #define LEAF1_ECX_HOST (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
-#define LEAF1_ECX_SOFT (BIT(17) | BIT(21) | BIT(24) | BIT(31))
+#define LEAF1_ECX_SOFT (BIT(17) | BIT(21) | BIT(31))
 /* EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS. Not: DS, ACPI, HTT (the client's topology), TM. */
 #define LEAF1_EDX_HOST (0x078bfbffu | BIT(27))
 

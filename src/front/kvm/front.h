@@ -23,8 +23,8 @@ void kvm_object_put(struct kvm_object *o);
 int kvm_object_private_fd(const struct kvm_object *o);
 bool kvm_object_is_mappable(const struct kvm_object *o);
 /*
- * In the child of a fork, before anything else: VMs and vCPUs made so far are the parent's. As with the kernel's, their calls are EIO here; they are never destroyed
- * here, since their threads are not in this process.
+ * In the child of a fork, before anything else: VMs and vCPUs made so far are the parent's. As with the kernel's, their calls are EIO here; they are never
+ * destroyed here, since their threads are not in this process.
  */
 void kvm_object_forked(void);
 
