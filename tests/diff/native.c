@@ -17,7 +17,8 @@
 #include "base/host.h"
 #include "base/memfd.h"
 
-#define SWITCH_AT 0x10000000
+#define SWITCH_AT 0x2ab35000 /* NATIVE_AT, as the assembler reads it: an address that random operands do not make */
+_Static_assert(SWITCH_AT == NATIVE_AT, "one place");
 #define USER_CS 0x33 /* Linux's selectors */
 #define USER32_CS 0x23
 #define USER_DS 0x2b
@@ -103,6 +104,7 @@ __asm__(".text\n"
                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                           "ret\n");
 
 static struct switch_block *const block = (struct switch_block *)SWITCH_AT;
+_Static_assert(sizeof(struct switch_block) <= NATIVE_BYTES, "compare.c knows the size");
 static uint8_t *code_alias;
 
 /*
