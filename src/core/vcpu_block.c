@@ -16,6 +16,8 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/log.h"
+#include "core/dump.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "core/vm_priv.h"
@@ -158,6 +160,17 @@ void tick_expired(struct timer *t)
         tick_arm(vm);
 }
 
+/* A vCPU that cannot go on: its state is for whoever set VITRINE_LOG=info or more. */
+static void log_dead_end(const struct vcpu *v)
+{
+    char text[4096];
+    bool is_shutdown = v->exit.kind == EXIT_SHUTDOWN;
+    vcpu_dump(v, text, sizeof text);
+    log_write(LOG_INFO, "vCPU %u: %s", v->id, is_shutdown ? "triple fault" : v->exit.internal.text ? v->exit.internal.text : "internal error");
+    for (char *rest = text, *line; (line = strtok_r(rest, "\n", &rest));)
+        log_write(LOG_INFO, "%s", line);
+}
+
 int vcpu_run(struct vcpu *v)
 {
     v->thread = pthread_self();
@@ -166,5 +179,7 @@ int vcpu_run(struct vcpu *v)
     int result = v->vm->engine->run(v);
     tick_stop(v);
     atomic_store(&v->is_running, false);
+    if (v->exit.kind == EXIT_SHUTDOWN || v->exit.kind == EXIT_INTERNAL_ERROR)
+        log_dead_end(v);
     return result;
 }

@@ -41,10 +41,7 @@ static void take_sipi(struct soft_vcpu *sv)
     struct vcpu *v = &sv->v;
     if (atomic_load(&v->mp_state) != MP_INIT_RECEIVED)
         return;
-    uint8_t vector = atomic_load(&v->sipi_vector);
-    v->cpu.seg[SEG_CS].selector = (uint16_t)(vector << 8);
-    v->cpu.seg[SEG_CS].base = (uint64_t)vector << 12;
-    v->cpu.rip = 0;
+    vcpu_start_at(v, atomic_load(&v->sipi_vector));
     atomic_store(&v->mp_state, MP_RUNNABLE);
     mode_update(sv);
 }
