@@ -324,12 +324,17 @@ static void signal_pending_before(const struct peer *p)
     CHECK_EQ(sigtimedwait(&blocked, NULL, &now), SIGUSR1);
 }
 
+static _Atomic unsigned n_returned;
+
+/* One signal for each of two runs; again if it came before the run began, as it may on a busy machine. */
 static void *send_signals(void *thread)
 {
     const struct timespec pause = { 0, 20000000 };
     for (unsigned i = 0; i < 2; i++) {
-        nanosleep(&pause, NULL);
-        pthread_kill(*(pthread_t *)thread, SIGUSR1);
+        do {
+            nanosleep(&pause, NULL);
+            pthread_kill(*(pthread_t *)thread, SIGUSR1);
+        } while (n_returned <= i);
     }
     return NULL;
 }
@@ -346,7 +351,8 @@ static void signal_while_running(const struct peer *p)
     for (unsigned i = 0; i < 2; i++) {
         CHECK_ERRNO(m.vcpu, RUN, 0, EINTR);
         CHECK_EQ(m.run->exit_reason, X_INTR);
-        CHECK_EQ(n_signals, i + 1);
+        CHECK((unsigned)n_signals > i); /* the handler ran before the call returned */
+        n_returned++;
     }
     pthread_join(sender, NULL);
     CHECK_EQ(machine_regs(&m, p).rip, CODE_AT);
