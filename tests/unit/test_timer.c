@@ -100,7 +100,7 @@ static void test_cancel_sync(void **state)
         usleep(100);
     timer_cancel_sync(&q, &p.timer); /* the callback runs and re-arms itself: it must be over and stay over */
     unsigned fired = p.fired;
-    assert_int_equal(fired, 1);
+    assert_true(fired >= 1); /* more if this thread was kept waiting */
     usleep(20000);
     assert_int_equal(p.fired, fired);
     timer_queue_fini(&q);
