@@ -53,6 +53,7 @@ enum step help_rdtsc(struct soft_vcpu *sv, const struct insn *in)
 
 enum step help_rdtscp(struct soft_vcpu *sv, const struct insn *in)
 {
+    __asm__ volatile("lfence" : : : "memory"); /* it waits for all earlier loads */
     enum step s = help_rdtsc(sv, in);
     if (s == STEP_NEXT)
         sv->v.cpu.gpr[GPR_RCX] = (uint32_t)sv->v.cpu.tsc_aux;

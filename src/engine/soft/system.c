@@ -81,16 +81,25 @@ static void emit_stac(struct tc *tc)
     emit_32(&tc->e, RFLAGS_AC);
 }
 
-/* rdtsc; shl rdx, 32; add rax, rdx; add rax, gs:[tsc_offset]; mov rdx, rax; shr rdx, 32; mov eax, eax */
-static void emit_rdtsc(struct tc *tc)
+/*
+ * rdtsc or rdtscp; shl rdx, 32; add rax, rdx; add rax, gs:[tsc_offset]; mov rdx, rax; shr rdx, 32; mov eax, eax
+ * RDTSCP stays itself: guests order their clocks by its waiting for all earlier loads.
+ */
+static void emit_rdtsc(struct tc *tc, bool is_ordered)
 {
     struct emit *e = &tc->e;
-    emit_bytes(e, "\x0f\x31\x48\xc1\xe2\x20", 6);
+    if (is_ordered)
+        emit_bytes(e, "\x0f\x01\xf9", 3);
+    else
+        emit_bytes(e, "\x0f\x31", 2);
+    emit_bytes(e, "\x48\xc1\xe2\x20", 4);
     emit_rr(e, true, OP_ADD, GPR_RAX, GPR_RDX);
     emit_gs(e, true, OP_ADD, GPR_RAX, FIELD(v.cpu.tsc_offset));
     emit_rr(e, true, OP_MOV_LOAD, GPR_RDX, GPR_RAX);
     emit_bytes(e, "\x48\xc1\xea\x20", 4);
     emit_rr(e, false, OP_MOV_LOAD, GPR_RAX, GPR_RAX);
+    if (is_ordered)
+        emit_gs(e, false, OP_MOV_LOAD, GPR_RCX, FIELD(v.cpu.tsc_aux));
 }
 
 void system_emit(struct tc *tc, const struct tc_insn *ti)
@@ -115,10 +124,9 @@ void system_emit(struct tc *tc, const struct tc_insn *ti)
         emit_stac(tc);
         break;
     case SYSTEM_RDTSCP:
-        emit_rdtsc(tc);
-        emit_gs(&tc->e, false, OP_MOV_LOAD, GPR_RCX, FIELD(v.cpu.tsc_aux));
+        emit_rdtsc(tc, true);
         break;
     default:
-        emit_rdtsc(tc);
+        emit_rdtsc(tc, false);
     }
 }
