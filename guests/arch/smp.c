@@ -18,6 +18,7 @@ static volatile u64 pair[2] __attribute__((aligned(16)));
 static volatile u8 bytes[8];
 static u8 page[2][4096] __attribute__((aligned(4096)));
 static volatile u32 shoot_acks, stop_flag, wrong;
+static volatile u64 n_reads[CPUS_MAX];
 static bool is_x2apic;
 static volatile u32 *const apic = (void *)0xfee00000;
 
@@ -217,7 +218,8 @@ static void x2apic_on(void)
 
 static void reader(void)
 {
-    if (cpu_self()->index == 0)
+    u32 self = cpu_self()->index;
+    if (self == 0)
         return;
     u64 last = 0;
     while (!stop_flag) {
@@ -225,9 +227,21 @@ static void reader(void)
         if (now < last)
             wrong = 1; /* an old page after the new one */
         last = now;
+        n_reads[self]++;
     }
-    if (last < SHOOT_ROUNDS / 2)
+    if (last != SHOOT_ROUNDS)
         wrong = 2;
+}
+
+/* Until every reader has read once more from beginning to end. Without this the next IPI may meet a reader in its handler, round after round, and nothing is
+ * tested. */
+static void wait_for_readers(void)
+{
+    for (u32 i = 1; i < n_cpus; i++) {
+        u64 before = n_reads[i];
+        while (n_reads[i] < before + 2)
+            pause();
+    }
 }
 
 static void shoot_down(void)
@@ -250,6 +264,7 @@ static void shoot_down(void)
         while (shoot_acks != n_cpus - 1)
             pause();
         *(volatile u64 *)page[~round & 1] = 0; /* nobody may see the old page any more */
+        wait_for_readers();
     }
     stop_flag = 1;
     while (n_done != n_cpus - 1)
