@@ -2,8 +2,7 @@
 /*
  * Random code as a guest, in real, 32-bit and 64-bit mode: whatever it does, it reaches no byte outside of its slot (the mappings around its RAM hold
  * canaries), a read-only slot stays as it was, KVM_RUN comes back when asked to, and the process lives. Code is part plain noise, part instructions put
- * together from opcodes and prefixes, with values and addresses at edges in the registers. A batch runs in a child; VITRINE_FUZZ_SECONDS and VITRINE_FUZZ_SEED
- * as in fuzz_front.c.
+ * together from opcodes and prefixes, with values and addresses at edges in the registers. See batches.h.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -14,12 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/time.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "batches.h"
 #include "transport/inproc.h"
 
 #define RAM_BYTES 0x40000u
@@ -40,15 +37,12 @@ static uint64_t state;
 
 static uint64_t fuzz_random(void)
 {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    return state;
+    return batches_random(&state);
 }
 
 static unsigned choose(unsigned n)
 {
-    return (unsigned)(fuzz_random() >> 20) % n;
+    return batches_choose(&state, n);
 }
 
 static uint64_t fuzz_number(void)
@@ -335,8 +329,9 @@ static void run_once(struct guest *g)
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-static void fuzz_batch(void)
+static void fuzz_batch(uint64_t seed)
 {
+    state = seed;
     struct sigaction sa = { .sa_handler = on_alarm };
     struct guest g;
     sigaction(SIGALRM, &sa, NULL);
@@ -354,6 +349,7 @@ static void fuzz_batch(void)
         set_regs(&g, mode);
         run_once(&g);
         guest_check(&g);
+        batches_count(1);
     }
     vitrine_close(g.cpu_fd);
     vitrine_close(g.vm_fd);
@@ -361,48 +357,8 @@ static void fuzz_batch(void)
     _exit(0);
 }
 
-/* A child that hangs is killed from here: it uses the alarm clock itself. */
-static int wait_for(pid_t child)
-{
-    int status;
-    for (unsigned i = 0; i < BATCH_SECONDS * 100; i++) {
-        if (waitpid(child, &status, WNOHANG) == child)
-            return status;
-        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
-    }
-    printf("# a batch hangs\n");
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    return status;
-}
-
 int main(void)
 {
-    const char *seconds = getenv("VITRINE_FUZZ_SECONDS"), *seed_text = getenv("VITRINE_FUZZ_SEED");
-    time_t end = time(NULL) + (seconds ? atoi(seconds) : 0);
-    unsigned n = 0;
-    do {
-        uint64_t seed = n + 1;
-        if (seed_text)
-            seed = strtoull(seed_text, NULL, 0);
-        else if (seconds)
-            (void)!getrandom(&seed, sizeof seed, 0);
-        state = seed * 0x9e3779b97f4a7c15 | 1;
-        fflush(stdout);
-        pid_t child = fork();
-        if (child == 0)
-            fuzz_batch();
-        if (child < 0)
-            return 1;
-        int status = wait_for(child);
-        n++;
-        if (status) {
-            printf("# status %#x; repeat with VITRINE_FUZZ_SEED=%#llx\n", (unsigned)status, (unsigned long long)seed);
-            printf("not ok - random code\n");
-            return 1;
-        }
-    } while (!seed_text && (seconds ? time(NULL) < end : n < FIXED_BATCHES));
-    printf("# %u batches of %u runs\n", n, RUNS_PER_BATCH);
-    printf("ok - random code\n");
-    return 0;
+    static const struct batches b = { "random code", "runs", FIXED_BATCHES, BATCH_SECONDS, fuzz_batch };
+    return batches_run(&b);
 }

@@ -2,8 +2,8 @@
 /*
  * Two vCPUs run guest code that writes, jumps and rewrites itself while two more threads change the VM under them: slots come, go and move, logs are read,
  * interrupts and eventfds are raised and taken away, registers are set, run pages are scribbled over, fds are duplicated and closed. Judged: nothing crashes,
- * nothing hangs, and memory beside the slots stays as it was. A batch runs in a child; VITRINE_FUZZ_SECONDS and VITRINE_FUZZ_SEED as in fuzz_front.c, though
- * a seed repeats the choices and not the schedule.
+ * nothing hangs, and memory beside the slots stays as it was. See batches.h; a seed repeats the choices and not the
+ * schedule.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -17,11 +17,10 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/random.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "batches.h"
 #include "transport/inproc.h"
 
 #define CPUS 2
@@ -45,19 +44,6 @@ struct race {
     bool has_chips;
     uint64_t seed;
 };
-
-static uint64_t race_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
-static unsigned choose(uint64_t *state, unsigned n)
-{
-    return (unsigned)(race_random(state) >> 20) % n;
-}
 
 static int call(int fd, unsigned long request, const void *arg)
 {
@@ -143,20 +129,20 @@ static void *cpu_thread(void *arg)
 
 static void change_eventfds(struct race *r, uint64_t *s)
 {
-    struct kvm_irqfd irqfd = { .fd = (uint32_t)r->event_fd, .gsi = choose(s, 24), .flags = choose(s, 2) ? KVM_IRQFD_FLAG_DEASSIGN : 0 };
+    struct kvm_irqfd irqfd = { .fd = (uint32_t)r->event_fd, .gsi = batches_choose(s, 24), .flags = batches_choose(s, 2) ? KVM_IRQFD_FLAG_DEASSIGN : 0 };
     struct kvm_ioeventfd io = { .addr = 0x80, .len = 1, .fd = r->event_fd, .flags = KVM_IOEVENTFD_FLAG_PIO };
-    struct kvm_coalesced_mmio_zone zone = { .addr = 0x10000 + 0x1000 * choose(s, 32), .size = 0x1000 };
+    struct kvm_coalesced_mmio_zone zone = { .addr = 0x10000 + 0x1000 * batches_choose(s, 32), .size = 0x1000 };
     uint64_t one = 1;
-    switch (choose(s, 4)) {
+    switch (batches_choose(s, 4)) {
     case 0:
         call(r->vm_fd, KVM_IRQFD, &irqfd);
         break;
     case 1:
-        io.flags |= choose(s, 2) ? KVM_IOEVENTFD_FLAG_DEASSIGN : 0;
+        io.flags |= batches_choose(s, 2) ? KVM_IOEVENTFD_FLAG_DEASSIGN : 0;
         call(r->vm_fd, KVM_IOEVENTFD, &io);
         break;
     case 2:
-        call(r->vm_fd, choose(s, 2) ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO, &zone);
+        call(r->vm_fd, batches_choose(s, 2) ? KVM_REGISTER_COALESCED_MMIO : KVM_UNREGISTER_COALESCED_MMIO, &zone);
         break;
     default:
         (void)!write(r->event_fd, &one, sizeof one);
@@ -165,12 +151,12 @@ static void change_eventfds(struct race *r, uint64_t *s)
 
 static void change_interrupts(struct race *r, uint64_t *s)
 {
-    struct kvm_irq_level level = { .irq = choose(s, 24), .level = choose(s, 2) };
-    struct kvm_interrupt interrupt = { .irq = choose(s, 256) };
-    struct kvm_msi msi = { .address_lo = 0xfee00000 | choose(s, 3) << 12, .data = 32 + choose(s, 200) };
+    struct kvm_irq_level level = { .irq = batches_choose(s, 24), .level = batches_choose(s, 2) };
+    struct kvm_interrupt interrupt = { .irq = batches_choose(s, 256) };
+    struct kvm_msi msi = { .address_lo = 0xfee00000 | batches_choose(s, 3) << 12, .data = 32 + batches_choose(s, 200) };
     struct kvm_lapic_state lapic;
-    unsigned i = choose(s, CPUS);
-    switch (choose(s, 5)) {
+    unsigned i = batches_choose(s, CPUS);
+    switch (batches_choose(s, 5)) {
     case 0:
         call(r->vm_fd, KVM_IRQ_LINE, &level);
         break;
@@ -194,12 +180,12 @@ static void change_interrupts(struct race *r, uint64_t *s)
 static void change_memory(struct race *r, uint64_t *s)
 {
     static uint8_t bitmap[CHANGERS * 64];
-    struct kvm_dirty_log log = { .slot = choose(s, SLOTS), .dirty_bitmap = bitmap };
-    unsigned slot = choose(s, 8) ? 1 + choose(s, SLOTS - 1) : 0;
-    if (choose(s, 2))
+    struct kvm_dirty_log log = { .slot = batches_choose(s, SLOTS), .dirty_bitmap = bitmap };
+    unsigned slot = batches_choose(s, 8) ? 1 + batches_choose(s, SLOTS - 1) : 0;
+    if (batches_choose(s, 2))
         call(r->vm_fd, KVM_GET_DIRTY_LOG, &log);
-    set_slot(r, slot, choose(s, 2), slot ? 0x10000 * (1 + choose(s, 3)) : 0,
-             (choose(s, 2) ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (choose(s, 6) ? 0 : KVM_MEM_READONLY));
+    set_slot(r, slot, batches_choose(s, 2), slot ? 0x10000 * (1 + batches_choose(s, 3)) : 0,
+             (batches_choose(s, 2) ? KVM_MEM_LOG_DIRTY_PAGES : 0) | (batches_choose(s, 6) ? 0 : KVM_MEM_READONLY));
     if (slot == 0)
         set_slot(r, 0, true, 0, 0);
 }
@@ -207,10 +193,10 @@ static void change_memory(struct race *r, uint64_t *s)
 /* A byte of the run page, but immediate_exit stays the run's own. */
 static void scribble(struct race *r, uint64_t *s)
 {
-    uint8_t *p = (uint8_t *)r->run[choose(s, CPUS)];
-    unsigned at = choose(s, RUN_BYTES);
+    uint8_t *p = (uint8_t *)r->run[batches_choose(s, CPUS)];
+    unsigned at = batches_choose(s, RUN_BYTES);
     if (at != offsetof(struct kvm_run, immediate_exit))
-        ((volatile uint8_t *)p)[at] = (uint8_t)race_random(s);
+        ((volatile uint8_t *)p)[at] = (uint8_t)batches_random(s);
 }
 
 static void *changer_thread(void *arg)
@@ -219,8 +205,9 @@ static void *changer_thread(void *arg)
     struct race *r = a->r;
     uint64_t s = r->seed + 0x1234567 * (a->i + 1);
     while (!atomic_load(&r->stop)) {
-        unsigned i = choose(&s, CPUS);
-        switch (choose(&s, 12)) {
+        unsigned i = batches_choose(&s, CPUS);
+        batches_count(1);
+        switch (batches_choose(&s, 12)) {
         case 0:
         case 1:
         case 2:
@@ -240,7 +227,7 @@ static void *changer_thread(void *arg)
             scribble(r, &s);
             break;
         case 10: {
-            int copy = dup(choose(&s, 2) ? r->vm_fd : r->cpu_fd[i]);
+            int copy = dup(batches_choose(&s, 2) ? r->vm_fd : r->cpu_fd[i]);
             if (copy >= 0)
                 vitrine_close(copy);
             break;
@@ -305,11 +292,10 @@ static void race_batch(uint64_t seed)
     static struct actor actor[CPUS + CHANGERS];
     struct sigaction sa = { .sa_handler = on_kick };
     uint64_t s = seed;
-    alarm(BATCH_SECONDS);
     sigaction(SIGUSR1, &sa, NULL);
     r.seed = seed;
-    r.has_chips = choose(&s, 4);
-    bool closes_early = choose(&s, 2);
+    r.has_chips = batches_choose(&s, 4);
+    bool closes_early = batches_choose(&s, 2);
     race_create(&r);
     atomic_store(&r.cpus_running, CPUS);
     for (unsigned i = 0; i < CPUS + CHANGERS; i++) {
@@ -319,7 +305,7 @@ static void race_batch(uint64_t seed)
     sleep_ms(BATCH_MS);
     if (closes_early) { /* under running vCPUs; nothing else may take the numbers, so the changers only get EBADF */
         vitrine_close(r.vm_fd);
-        vitrine_close(r.cpu_fd[choose(&s, CPUS)]);
+        vitrine_close(r.cpu_fd[batches_choose(&s, CPUS)]);
         sleep_ms(10);
     }
     atomic_store(&r.stop, true);
@@ -339,35 +325,10 @@ static void race_batch(uint64_t seed)
     vitrine_close(r.vm_fd);
     vitrine_close(r.dev_fd);
     check_canaries(&r);
-    exit(0);
 }
 
 int main(void)
 {
-    const char *seconds = getenv("VITRINE_FUZZ_SECONDS"), *seed_text = getenv("VITRINE_FUZZ_SEED");
-    time_t end = time(NULL) + (seconds ? atoi(seconds) : 0);
-    unsigned n = 0;
-    do {
-        uint64_t seed = n + 1;
-        if (seed_text)
-            seed = strtoull(seed_text, NULL, 0);
-        else if (seconds)
-            (void)!getrandom(&seed, sizeof seed, 0);
-        fflush(stdout);
-        pid_t child = fork();
-        if (child == 0)
-            race_batch(seed * 0x9e3779b97f4a7c15 | 1);
-        int status;
-        if (child < 0 || waitpid(child, &status, 0) != child)
-            return 1;
-        n++;
-        if (status) {
-            printf("# status %#x; repeat with VITRINE_FUZZ_SEED=%#llx\n", (unsigned)status, (unsigned long long)seed);
-            printf("not ok - changes under running vCPUs\n");
-            return 1;
-        }
-    } while (!seed_text && (seconds ? time(NULL) < end : n < FIXED_BATCHES));
-    printf("# %u batches of %u ms\n", n, BATCH_MS);
-    printf("ok - changes under running vCPUs\n");
-    return 0;
+    static const struct batches b = { "changes under running vCPUs", "changes", FIXED_BATCHES, BATCH_SECONDS, race_batch };
+    return batches_run(&b);
 }
