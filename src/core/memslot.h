@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest-physical memory: an immutable, sorted table of slots that the VM swaps as a whole. Readers on vCPU threads take no lock: they use
- * vm->slots until their next safe point, and engine_ops.memory_changed waits for that before the old table is freed.
+ * Guest-physical memory: for each address space an immutable, sorted table of slots that the VM swaps as a whole. Readers on vCPU threads take no lock: they
+ * use vm->slots until their next safe point, and engine_ops.memory_changed waits for that before the old table is freed.
  */
 #ifndef VITRINE_CORE_MEMSLOT_H
 #define VITRINE_CORE_MEMSLOT_H
@@ -12,6 +12,10 @@
 
 #define MEMSLOT_READONLY 1u /* guest writes go to the client as MMIO */
 #define MEMSLOT_LOG_DIRTY 2u
+
+/* Address spaces: what a vCPU sees outside of system management mode, and in it. */
+enum { SPACE_NORMAL, SPACE_SMM, SPACE_COUNT };
+#define MEMSLOT_SPACE_SHIFT 16 /* of memslot.id */
 
 struct memslot {
     gpa_t gpa;

@@ -14,11 +14,11 @@
 #include "base/memfd.h"
 #include "core/vm.h"
 
-static const struct memslots *reader_enter(struct vm *vm, unsigned *parity)
+static const struct memslots *reader_enter(struct vm *vm, unsigned space, unsigned *parity)
 {
     *parity = atomic_load(&vm->slots_epoch) & 1;
     atomic_fetch_add(&vm->slots_readers[*parity], 1);
-    return atomic_load(&vm->slots); /* after being counted: what is loaded now stays until reader_leave */
+    return atomic_load(&vm->slots[space]); /* after being counted: what is loaded now stays until reader_leave */
 }
 
 static void reader_leave(struct vm *vm, unsigned parity)
@@ -48,6 +48,20 @@ static struct memslot *find_id(struct memslots *t, uint32_t id)
             return &t->slot[i];
     }
     return NULL;
+}
+
+/* The table of the space that `id` belongs to, or NULL. The caller holds slots_lock. */
+static struct memslots *table_of(struct vm *vm, uint32_t id)
+{
+    uint32_t space = id >> MEMSLOT_SPACE_SHIFT;
+    return space < SPACE_COUNT ? atomic_load(&vm->slots[space]) : NULL;
+}
+
+/* The caller holds slots_lock. */
+static const struct memslot *find_slot(struct vm *vm, uint32_t id)
+{
+    struct memslots *t = table_of(vm, id);
+    return t ? find_id(t, id) : NULL;
 }
 
 static int check_slot(const struct memslots *t, const struct memslot *wanted)
@@ -111,7 +125,7 @@ static void tell_engine(struct vm *vm, const struct memslot *a, const struct mem
 
 static int replace_slot(struct vm *vm, const struct memslot *wanted)
 {
-    struct memslots *old_table = atomic_load(&vm->slots);
+    struct memslots *old_table = table_of(vm, wanted->id);
     const struct memslot *old = find_id(old_table, wanted->id);
     struct memslot added = *wanted;
     const struct memslot *new_slot = wanted->bytes ? &added : NULL;
@@ -128,7 +142,7 @@ static int replace_slot(struct vm *vm, const struct memslot *wanted)
             free(added.dirty);
         return -ENOMEM;
     }
-    atomic_store(&vm->slots, table);
+    atomic_store(&vm->slots[wanted->id >> MEMSLOT_SPACE_SHIFT], table);
     tell_engine(vm, old, new_slot);
     wait_for_readers(vm);
     if (old && old->dirty && !(new_slot && added.dirty == old->dirty))
@@ -139,8 +153,7 @@ static int replace_slot(struct vm *vm, const struct memslot *wanted)
 
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva)
 {
-    /* One table is one address space: other spaces (id bits 16-31, for system management mode) would overlap and are refused. */
-    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY)) || id >> 16)
+    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY)) || id >> MEMSLOT_SPACE_SHIFT >= SPACE_COUNT)
         return -EINVAL;
     struct memslot wanted = { .gpa = gpa, .bytes = bytes, .hva = hva, .id = id, .flags = flags };
     pthread_mutex_lock(&vm->slots_lock);
@@ -152,7 +165,7 @@ int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64
 uint64_t vm_memslot_pages(struct vm *vm, uint32_t id)
 {
     pthread_mutex_lock(&vm->slots_lock);
-    const struct memslot *s = find_id(atomic_load(&vm->slots), id);
+    const struct memslot *s = find_slot(vm, id);
     uint64_t pages = s ? s->bytes >> PAGE_SHIFT : 0;
     pthread_mutex_unlock(&vm->slots_lock);
     return pages;
@@ -162,7 +175,7 @@ uint64_t vm_memslot_pages(struct vm *vm, uint32_t id)
 static int lock_log(struct vm *vm, uint32_t id, const struct memslot **out)
 {
     pthread_mutex_lock(&vm->slots_lock);
-    const struct memslot *s = find_id(atomic_load(&vm->slots), id);
+    const struct memslot *s = find_slot(vm, id);
     int error = !s ? -ENOENT : !s->dirty ? -EINVAL : 0;
     if (error)
         pthread_mutex_unlock(&vm->slots_lock);
@@ -255,10 +268,10 @@ static bool is_ram(const struct memslots *t, gpa_t gpa, uint64_t bytes, bool is_
     return true;
 }
 
-int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes)
+int vm_space_read(struct vm *vm, unsigned space, gpa_t gpa, void *buf, uint64_t bytes)
 {
     unsigned parity;
-    const struct memslots *t = reader_enter(vm, &parity);
+    const struct memslots *t = reader_enter(vm, space, &parity);
     int error = is_ram(t, gpa, bytes, false) ? 0 : -EFAULT;
     for (uint8_t *to = buf; !error && bytes;) {
         const struct memslot *s = memslots_find(t, gpa);
@@ -272,10 +285,10 @@ int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes)
     return error;
 }
 
-int vm_write(struct vm *vm, gpa_t gpa, const void *buf, uint64_t bytes)
+int vm_space_write(struct vm *vm, unsigned space, gpa_t gpa, const void *buf, uint64_t bytes)
 {
     unsigned parity;
-    const struct memslots *t = reader_enter(vm, &parity);
+    const struct memslots *t = reader_enter(vm, space, &parity);
     int error = is_ram(t, gpa, bytes, true) ? 0 : -EFAULT;
     for (const uint8_t *from = buf; !error && bytes;) {
         const struct memslot *s = memslots_find(t, gpa);

@@ -15,6 +15,7 @@
 
 #include "base/types.h"
 #include "core/exit.h"
+#include "core/memslot.h"
 #include "x86/regs.h"
 
 struct vm;
@@ -160,6 +161,12 @@ struct vcpu {
 static inline unsigned vcpu_cpl(const struct vcpu *v)
 {
     return v->cpu.seg[SEG_SS].dpl;
+}
+
+/* The address space that the vCPU sees (core/memslot.h). */
+static inline unsigned vcpu_space(const struct vcpu *v)
+{
+    return v->cpu.in_smm ? SPACE_SMM : SPACE_NORMAL;
 }
 
 /* Allocates a vCPU through the VM's engine, in reset state (SDM vol. 3A, "Processor State After Reset"). -ENOMEM, -EEXIST, -EINVAL. */

@@ -40,14 +40,38 @@ static void fini_parts(struct vm *vm)
     pthread_mutex_destroy(&vm->slots_lock);
 }
 
+static void free_slots(struct vm *vm)
+{
+    for (unsigned space = 0; space < SPACE_COUNT; space++) {
+        struct memslots *t = atomic_load(&vm->slots[space]);
+        for (unsigned i = 0; t && i < t->n; i++)
+            free(t->slot[i].dirty);
+        free(t);
+    }
+}
+
+static int init_slots(struct vm *vm)
+{
+    for (unsigned space = 0; space < SPACE_COUNT; space++) {
+        struct memslots *t = calloc(1, sizeof *t);
+        atomic_init(&vm->slots[space], t);
+        if (!t) {
+            free_slots(vm);
+            return -ENOMEM;
+        }
+    }
+    return 0;
+}
+
 int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, struct vm **out)
 {
     struct vm *vm = calloc(1, sizeof *vm);
-    struct memslots *slots = calloc(1, sizeof *slots);
-    if (!vm || !slots) {
-        free(slots);
-        free(vm);
+    if (!vm)
         return -ENOMEM;
+    int error = init_slots(vm);
+    if (error) {
+        free(vm);
+        return error;
     }
     vm->engine = engine;
     vm->chip = chip;
@@ -55,26 +79,17 @@ int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, stru
     vm->tsc_khz = host_facts()->tsc_khz;
     vm->tsc_origin = time_host_tsc();
     vm->kvmclock_offset_ns = -(int64_t)timer_now_ns();
-    atomic_init(&vm->slots, slots);
     atomic_init(&vm->refs, 1);
     init_parts(vm);
-    int error = engine->vm_init ? engine->vm_init(vm) : 0;
+    error = engine->vm_init ? engine->vm_init(vm) : 0;
     if (error) {
         fini_parts(vm);
-        free(slots);
+        free_slots(vm);
         free(vm);
         return error;
     }
     *out = vm;
     return 0;
-}
-
-static void free_slots(struct vm *vm)
-{
-    struct memslots *t = atomic_load(&vm->slots);
-    for (unsigned i = 0; i < t->n; i++)
-        free(t->slot[i].dirty);
-    free(t);
 }
 
 /* Sources of interrupts first, then their targets, then the threads and locks both used. */

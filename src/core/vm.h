@@ -49,7 +49,7 @@ struct vm {
     const struct chip_ops *chip;
     void *engine_data;
 
-    _Atomic(struct memslots *) slots;
+    _Atomic(struct memslots *) slots[SPACE_COUNT];
     pthread_mutex_t slots_lock; /* writers of slots */
     /* Readers of slots outside any vCPU's run (vm_read, vm_write on chip and client threads), counted by the parity of slots_epoch; see slots.c. */
     _Atomic unsigned slots_epoch, slots_readers[2];
@@ -95,7 +95,8 @@ void vm_get(struct vm *vm);
 void vm_put(struct vm *vm); /* last one destroys; no vCPU may be running */
 
 /*
- * Adds, changes, moves or (bytes 0) deletes slot `id`. -EINVAL misaligned or wrapping, -EEXIST overlap, -ENOENT deleting nothing, -ENOMEM.
+ * Adds, changes, moves or (bytes 0) deletes slot `id`, whose bits 16-31 say in which address space. -EINVAL misaligned, wrapping or no such space, -EEXIST
+ * overlap, -ENOENT deleting nothing, -ENOMEM.
  * Returns when every vCPU sees the change. hva must stay valid until the slot goes.
  */
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva);
@@ -109,8 +110,18 @@ int vm_clear_dirty_log(struct vm *vm, uint32_t id, uint64_t first_page, uint64_t
 /* Pages of a slot, 0 if there is no such slot: for sizing the bitmap. */
 uint64_t vm_memslot_pages(struct vm *vm, uint32_t id);
 
-/* Guest-physical copies for chips and tools; dirty bits are set. 0 or -EFAULT where there is no RAM. */
-int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes);
-int vm_write(struct vm *vm, gpa_t gpa, const void *buf, uint64_t bytes);
+/* Guest-physical copies for chips and tools; dirty bits are set. 0 or -EFAULT where there is no RAM. Without a space named: SPACE_NORMAL. */
+int vm_space_read(struct vm *vm, unsigned space, gpa_t gpa, void *buf, uint64_t bytes);
+int vm_space_write(struct vm *vm, unsigned space, gpa_t gpa, const void *buf, uint64_t bytes);
+
+static inline int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes)
+{
+    return vm_space_read(vm, SPACE_NORMAL, gpa, buf, bytes);
+}
+
+static inline int vm_write(struct vm *vm, gpa_t gpa, const void *buf, uint64_t bytes)
+{
+    return vm_space_write(vm, SPACE_NORMAL, gpa, buf, bytes);
+}
 
 #endif

@@ -112,10 +112,10 @@ static void test_slots(void **state)
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0, 0x1001, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, 2, 0, ~0xfffull, 0x2000, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, 2, 4, 0, 0x1000, ram), -EINVAL);
-    assert_int_equal(vm_set_memslot(vm, 1 << 16, 0, 0, 0x1000, ram), -EINVAL);
+    assert_int_equal(vm_set_memslot(vm, SPACE_COUNT << 16, 0, 0, 0x1000, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0, 0, NULL), -ENOENT);
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0, 0x1000, ram + 0x90000), 0);
-    const struct memslots *t = vm->slots;
+    const struct memslots *t = vm->slots[SPACE_NORMAL];
     assert_int_equal(t->n, 3);
     for (unsigned i = 1; i < t->n; i++)
         assert_true(t->slot[i - 1].gpa < t->slot[i].gpa);
@@ -140,6 +140,38 @@ static void test_slots(void **state)
     assert_int_equal(vm_set_memslot(vm, 0, 0, 0, 0, NULL), 0);
     assert_int_equal(vm_memslot_pages(vm, 0), 0);
     assert_int_equal(vm_set_memslot(vm, 0, 0, 0, 0, NULL), -ENOENT);
+    vm_put(vm);
+    munmap(ram, 1 << 20);
+}
+
+/* The same addresses and numbers in the other address space are other slots. */
+static void test_spaces(void **state)
+{
+    (void)state;
+    struct vm *vm = make_vm();
+    hva_t ram = make_ram(1 << 20);
+    const uint32_t smm = SPACE_SMM << MEMSLOT_SPACE_SHIFT;
+    uint64_t log;
+    char buf[4];
+    assert_int_equal(vm_set_memslot(vm, 3, 0, 0x10000, 0x10000, ram), 0);
+    assert_int_equal(vm_set_memslot(vm, smm | 3, MEMSLOT_LOG_DIRTY, 0x10000, 0x4000, ram + 0x80000), 0);
+    assert_int_equal(vm_set_memslot(vm, smm | 4, 0, 0x13000, 0x1000, ram), -EEXIST);
+    assert_int_equal(vm_memslot_pages(vm, 3), 0x10);
+    assert_int_equal(vm_memslot_pages(vm, smm | 3), 4);
+    assert_int_equal(vm_space_write(vm, SPACE_SMM, 0x12000, "smm", 3), 0);
+    assert_memory_equal(ram + 0x82000, "smm", 3);
+    assert_int_equal(ram[0x2000], 0);
+    assert_int_equal(vm_space_write(vm, SPACE_SMM, 0x14000, "x", 1), -EFAULT);
+    assert_int_equal(vm_write(vm, 0x12000, "nor", 3), 0);
+    assert_int_equal(vm_space_read(vm, SPACE_SMM, 0x12000, buf, 3), 0);
+    assert_memory_equal(buf, "smm", 3);
+    assert_int_equal(vm_get_dirty_log(vm, 3, &log), -EINVAL);
+    assert_int_equal(vm_get_dirty_log(vm, smm | 3, &log), 0);
+    assert_int_equal(log, 4);
+    assert_int_equal(vm_get_dirty_log(vm, smm | 4, &log), -ENOENT);
+    assert_int_equal(vm_get_dirty_log(vm, SPACE_COUNT << MEMSLOT_SPACE_SHIFT, &log), -ENOENT);
+    assert_int_equal(vm_set_memslot(vm, smm | 3, 0, 0, 0, NULL), 0);
+    assert_int_equal(vm_read(vm, 0x12000, buf, 3), 0);
     vm_put(vm);
     munmap(ram, 1 << 20);
 }
@@ -744,10 +776,10 @@ static void test_memfd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memfd),     cmocka_unit_test(test_slots),      cmocka_unit_test(test_dirty),        cmocka_unit_test(test_slots_race),
-        cmocka_unit_test(test_vcpu_life), cmocka_unit_test(test_block_kick), cmocka_unit_test(test_block_signal), cmocka_unit_test(test_tick),
-        cmocka_unit_test(test_cpuid),     cmocka_unit_test(test_msr_list),   cmocka_unit_test(test_msr_checks),   cmocka_unit_test(test_time),
-        cmocka_unit_test(test_irqfd),     cmocka_unit_test(test_ioeventfd),  cmocka_unit_test(test_coalesced),
+        cmocka_unit_test(test_memfd),      cmocka_unit_test(test_slots),     cmocka_unit_test(test_spaces),     cmocka_unit_test(test_dirty),
+        cmocka_unit_test(test_slots_race), cmocka_unit_test(test_vcpu_life), cmocka_unit_test(test_block_kick), cmocka_unit_test(test_block_signal),
+        cmocka_unit_test(test_tick),       cmocka_unit_test(test_cpuid),     cmocka_unit_test(test_msr_list),   cmocka_unit_test(test_msr_checks),
+        cmocka_unit_test(test_time),       cmocka_unit_test(test_irqfd),     cmocka_unit_test(test_ioeventfd),  cmocka_unit_test(test_coalesced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

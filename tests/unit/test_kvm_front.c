@@ -210,7 +210,10 @@ static void test_user_memory(void **state)
     assert_int_equal(set_user(0, 0, 0, 0x10000, m.ram), 0);
     assert_int_equal(set_user(1, 0, 0x8000, 0x10000, m.ram), -EEXIST);
     assert_int_equal(set_user(40000, 0, 0x80000, 0x1000, m.ram), -EINVAL);
-    assert_int_equal(set_user(1 << 16, 0, 0x80000, 0x1000, m.ram), -EINVAL);
+    assert_int_equal(set_user(1 << 16 | 3, 0, 0, 0x1000, m.ram), 0); /* another address space */
+    assert_int_equal(set_user(1 << 16 | 4, 0, 0, 0x1000, m.ram), -EEXIST);
+    assert_int_equal(set_user(1 << 16 | 509, 0, 0x80000, 0x1000, m.ram), -EINVAL);
+    assert_int_equal(set_user(2 << 16, 0, 0x80000, 0x1000, m.ram), -EINVAL);
     assert_int_equal(set_user(0, 0, 0, 0x8000, m.ram), -EINVAL);
     assert_int_equal(set_user(0, KVM_MEM_READONLY, 0, 0x10000, m.ram), -EINVAL);
     assert_int_equal(set_user(0, 0, 0x100000, 0x10000, m.ram), 0);

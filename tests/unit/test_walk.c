@@ -41,9 +41,9 @@ void jump_cache_flush(struct soft_vcpu *s)
     (void)s;
     jump_flushes++;
 }
-bool code_page_has(struct vm *m, gfn_t gfn)
+bool code_page_has(struct soft_vcpu *s, gfn_t gfn)
 {
-    (void)m;
+    (void)s;
     return code_gfn && gfn == code_gfn;
 }
 void code_page_written(struct soft_vcpu *s, gpa_t gpa, unsigned bytes)
@@ -100,7 +100,7 @@ static int setup(void **state)
     t->n = 2;
     t->slot[0] = (struct memslot){ .gpa = 0, .bytes = RAM_BYTES, .hva = ram, .flags = MEMSLOT_LOG_DIRTY, .dirty = dirty };
     t->slot[1] = (struct memslot){ .gpa = ROM_GPA, .bytes = sizeof rom, .hva = rom, .flags = MEMSLOT_READONLY };
-    vm->slots = t;
+    vm->slots[SPACE_NORMAL] = t;
     sv->v.vm = vm;
     sv->v.cpu.rflags = 2;
     sv->mode_bits = 32;
@@ -114,7 +114,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    free((void *)vm->slots);
+    free((void *)vm->slots[SPACE_NORMAL]);
     free(vm);
     free(ram);
     free(sv);

@@ -145,8 +145,8 @@ struct soft_vm {
     struct tc *tc;             /* the translation under construction */
     struct block **by_address; /* in order of host address; a fixed mapping, since signal handlers read it without a lock */
     _Atomic unsigned n_blocks;
-    struct memslots *seen_slots; /* the table that the translations were made under; only compared */
-    void *arena;                 /* chunks of blocks and fault maps, freed at a flush */
+    struct memslots *seen_slots[SPACE_COUNT]; /* the tables that the translations were made under; only compared */
+    void *arena;                              /* chunks of blocks and fault maps, freed at a flush */
     _Atomic(struct code_page *) page[CODE_PAGE_HASH];
     struct bounce_code bounce[BOUNCE_CODES];
     _Atomic uint32_t flush_generation;

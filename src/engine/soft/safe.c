@@ -93,9 +93,13 @@ void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes)
     (void)gpa, (void)bytes;
     pthread_mutex_lock(&svm->code_lock);
     world_stop(NULL, vm);
-    struct memslots *now = atomic_load(&vm->slots);
-    if (now != svm->seen_slots) {
-        svm->seen_slots = now;
+    bool is_new = false;
+    for (unsigned space = 0; space < SPACE_COUNT; space++) {
+        struct memslots *now = atomic_load(&vm->slots[space]);
+        is_new |= now != svm->seen_slots[space];
+        svm->seen_slots[space] = now;
+    }
+    if (is_new) {
         flush_translations(vm);
     } else {
         for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
@@ -106,16 +110,16 @@ void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes)
     pthread_mutex_unlock(&svm->code_lock);
 }
 
-static hva_t host_of_gpa(struct vm *vm, gpa_t gpa)
+static hva_t host_of_gpa(struct soft_vcpu *sv, gpa_t gpa)
 {
-    const struct memslot *s = memslots_find(atomic_load_explicit(&vm->slots, memory_order_acquire), gpa);
+    const struct memslot *s = memslots_find(slots_seen(sv), gpa);
     return s ? s->hva + (gpa - s->gpa) : NULL;
 }
 
-bool code_page_has(struct vm *vm, gfn_t gfn)
+bool code_page_has(struct soft_vcpu *sv, gfn_t gfn)
 {
-    hva_t host = host_of_gpa(vm, gfn << PAGE_SHIFT);
-    struct code_page *p = host ? cache_page(vm->engine_data, (uint64_t)host) : NULL;
+    hva_t host = host_of_gpa(sv, gfn << PAGE_SHIFT);
+    struct code_page *p = host ? cache_page(soft_vm_of(sv), (uint64_t)host) : NULL;
     return p && atomic_load(&p->has_code);
 }
 
@@ -136,7 +140,7 @@ static bool needs_invalidation(const struct code_page *p, unsigned offset, unsig
 void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes)
 {
     struct soft_vm *svm = soft_vm_of(sv);
-    hva_t host = host_of_gpa(sv->v.vm, gpa);
+    hva_t host = host_of_gpa(sv, gpa);
     struct code_page *p = host ? cache_page(svm, (uint64_t)host & ~PAGE_OFFSET_MASK) : NULL;
     unsigned offset = (unsigned)(gpa & PAGE_OFFSET_MASK);
     if (bytes > PAGE_BYTES - offset)

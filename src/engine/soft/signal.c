@@ -76,7 +76,7 @@ static bool memory_fault_of(struct soft_vcpu *sv, const greg_t *g, const void *a
 {
     if (g[REG_TRAPNO] != VEC_PF || !atomic_load(&sv->in_guest_mode))
         return false;
-    const struct memslots *t = atomic_load(&sv->v.vm->slots);
+    const struct memslots *t = slots_seen(sv);
     for (unsigned i = 0; i < t->n; i++) {
         uint64_t offset = (uint64_t)((hva_t)address - t->slot[i].hva);
         if (offset >= t->slot[i].bytes)

@@ -111,6 +111,12 @@ static inline struct soft_vcpu *to_soft(struct vcpu *v)
     return (struct soft_vcpu *)v;
 }
 
+/* The slots of the address space that the vCPU is in. Valid until it leaves guest mode. */
+static inline const struct memslots *slots_seen(const struct soft_vcpu *sv)
+{
+    return atomic_load_explicit(&sv->v.vm->slots[vcpu_space(&sv->v)], memory_order_acquire);
+}
+
 static inline gva_t linear_rip(const struct soft_vcpu *sv)
 {
     return sv->mode_bits == 64 ? sv->v.cpu.rip : (uint32_t)(sv->v.cpu.rip + sv->v.cpu.seg[SEG_CS].base);
@@ -173,7 +179,7 @@ void jump_cache_flush(struct soft_vcpu *sv);
 void jump_cache_flush_set(struct soft_vcpu *sv, bool is_user);
 void jump_cache_init(struct soft_vcpu *sv);
 void tlb_note_fetched(struct soft_vcpu *sv, gva_t gva, bool is_user); /* a fetch entry for the page exists */
-bool code_page_has(struct vm *vm, gfn_t gfn);
+bool code_page_has(struct soft_vcpu *sv, gfn_t gfn);
 /* After a store to a page with translations. */
 void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes);
 

@@ -224,7 +224,7 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
     out->gpa = w.gpa;
     if (is_apic_page(sv, w.gpa))
         return 0;
-    const struct memslot *s = memslots_find(atomic_load_explicit(&sv->v.vm->slots, memory_order_acquire), w.gpa);
+    const struct memslot *s = memslots_find(slots_seen(sv), w.gpa);
     bool is_write = access & ACCESS_WRITE;
     if (!s || (is_write && (s->flags & MEMSLOT_READONLY)))
         return 0;
@@ -232,7 +232,7 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
     if (is_write) {
         out->slot = s;
         /* Without an entry nobody sees that a store is on its way to a page that gets translations just now. */
-        out->is_code = !is_cached || code_page_has(sv->v.vm, w.gpa >> PAGE_SHIFT);
+        out->is_code = !is_cached || code_page_has(sv, w.gpa >> PAGE_SHIFT);
     }
     if (!is_cached || out->is_code)
         return 0;
@@ -243,7 +243,7 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
         entry_install(sv, gva, TLB_READ, is_user, &w, host_page); /* what may be written may be read */
         /* Another vCPU may have begun to translate the page since we asked: it sees our entry or we see its mark (cache.c, page_begin). */
         atomic_thread_fence(memory_order_seq_cst);
-        out->is_code = code_page_has(sv->v.vm, w.gpa >> PAGE_SHIFT);
+        out->is_code = code_page_has(sv, w.gpa >> PAGE_SHIFT);
         if (out->is_code)
             entry_clear(&sv->tlb[is_user][TLB_WRITE].entry[entry_index(gva)]);
     }

@@ -84,7 +84,7 @@ static int page_fault(struct soft_vcpu *sv, gva_t gva, unsigned access, uint32_t
 /* Tables outside RAM give no entry: the caller treats that as not present. */
 static bool entry_read(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes, struct walk_entry *out)
 {
-    const struct memslot *s = memslots_find(atomic_load_explicit(&sv->v.vm->slots, memory_order_acquire), gpa);
+    const struct memslot *s = memslots_find(slots_seen(sv), gpa);
     if (!s)
         return false;
     out->host = s->hva + (gpa - s->gpa);

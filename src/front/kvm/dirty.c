@@ -46,7 +46,9 @@ static int dirty_add_aliases(struct kvm_vm *m, uint32_t slot, uint64_t *bitmap)
 
 static int dirty_get(struct kvm_vm *m, uint32_t slot, uint64_t user)
 {
-    const struct kvm_region *rg = &m->region[slot];
+    const struct kvm_region *rg = kvm_memory_region(m, slot);
+    if (!rg)
+        return -EINVAL;
     if (!rg->bytes)
         return -ENOENT;
     /* The generations differ here. */
@@ -68,8 +70,6 @@ static int dirty_get(struct kvm_vm *m, uint32_t slot, uint64_t user)
 int kvm_dirty_get(struct kvm_vm *m, struct kvm_arg *a)
 {
     const struct kvm_dirty_log *d = a->data;
-    if (d->slot >= KVM_SLOTS)
-        return -EINVAL;
     pthread_mutex_lock(&m->lock);
     int r = dirty_get(m, d->slot, (uintptr_t)d->dirty_bitmap);
     pthread_mutex_unlock(&m->lock);
@@ -78,7 +78,9 @@ int kvm_dirty_get(struct kvm_vm *m, struct kvm_arg *a)
 
 static int dirty_clear(struct kvm_vm *m, const struct kvm_clear_dirty_log *d)
 {
-    const struct kvm_region *rg = &m->region[d->slot];
+    const struct kvm_region *rg = kvm_memory_region(m, d->slot);
+    if (!rg)
+        return -EINVAL;
     uint64_t pages = rg->bytes >> PAGE_SHIFT, n = d->num_pages;
     if (!rg->bytes || !(rg->flags & KVM_MEM_LOG_DIRTY_PAGES))
         return -ENOENT;
@@ -97,7 +99,7 @@ static int dirty_clear(struct kvm_vm *m, const struct kvm_clear_dirty_log *d)
 int kvm_dirty_clear(struct kvm_vm *m, struct kvm_arg *a)
 {
     const struct kvm_clear_dirty_log *d = a->data;
-    if (d->slot >= KVM_SLOTS || d->first_page % 64)
+    if (d->first_page % 64)
         return -EINVAL;
     pthread_mutex_lock(&m->lock);
     int r = dirty_clear(m, d);

@@ -17,7 +17,7 @@
 #include "core/vm.h"
 #include "front/kvm/front.h"
 
-#define KVM_SLOTS 509u /* what KVM_CAP_NR_MEMSLOTS says */
+#define KVM_SLOTS 509u /* what KVM_CAP_NR_MEMSLOTS says: of one address space */
 #define KVM_RUN_PAGES 3u
 #define KVM_MAX_MSRS 256u /* one call's KVM_GET_MSRS; this many is already too many */
 
@@ -54,7 +54,7 @@ struct kvm_vm {
     struct vm *vm;
     _Atomic unsigned refs; /* fd objects: of the VM and of its vCPUs */
     pthread_mutex_t lock;  /* everything below */
-    struct kvm_region region[KVM_SLOTS];
+    struct kvm_region region[SPACE_COUNT][KVM_SLOTS];
     struct kvm_alias alias[KVM2007_ALIAS_SLOTS];
     uint64_t file_bytes; /* size of the memfd */
     struct kvm_vcpu *vcpu[VM_VCPUS_MAX];
@@ -110,7 +110,8 @@ void kvm_run_drop(struct kvm_vcpu *c); /* forgets a suspended access */
 int kvm_exit_encode(struct kvm_vcpu *c);
 void kvm_exit_encode_mmio(struct kvm_vcpu *c, gpa_t gpa, unsigned bytes, bool is_write, const uint8_t *data);
 
-/* memory.c */
+/* memory.c. A slot's number names its address space in bits 16-31. */
+struct kvm_region *kvm_memory_region(struct kvm_vm *m, uint32_t slot); /* NULL: no such slot */
 int kvm_memory_apply(struct kvm_vm *m, uint32_t slot, const struct kvm_region *want);
 void kvm_memory_fini(struct kvm_vm *m); /* after the VM is gone */
 int kvm_memory_alias_apply(struct kvm_vm *m);

@@ -16,18 +16,24 @@ static uint32_t core_flags(uint32_t flags)
     return (flags & KVM_MEM_READONLY ? MEMSLOT_READONLY : 0) | (flags & KVM_MEM_LOG_DIRTY_PAGES ? MEMSLOT_LOG_DIRTY : 0);
 }
 
+struct kvm_region *kvm_memory_region(struct kvm_vm *m, uint32_t slot)
+{
+    uint32_t space = slot >> MEMSLOT_SPACE_SHIFT, n = slot & ((1u << MEMSLOT_SPACE_SHIFT) - 1);
+    return space < SPACE_COUNT && n < KVM_SLOTS ? &m->region[space][n] : NULL;
+}
+
 static int region_install(struct kvm_vm *m, uint32_t slot, const struct kvm_region *rg)
 {
     int r = vm_set_memslot(m->vm, slot, core_flags(rg->flags), rg->gpa, rg->bytes, rg->hva);
     if (!r)
-        m->region[slot] = *rg;
+        *kvm_memory_region(m, slot) = *rg;
     return r;
 }
 
 /* Puts `want` (bytes 0: nothing) into slot and core. Aliases show regions by host address, so they leave before and come back after. */
 int kvm_memory_apply(struct kvm_vm *m, uint32_t slot, const struct kvm_region *want)
 {
-    struct kvm_region old = m->region[slot];
+    struct kvm_region old = *kvm_memory_region(m, slot);
     kvm_memory_alias_withdraw(m);
     int r = region_install(m, slot, want);
     int r2 = kvm_memory_alias_apply(m);
@@ -43,9 +49,6 @@ static int user_region_check(const struct kvm_userspace_memory_region *u)
 {
     if (u->flags & ~(uint32_t)(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY))
         return -EINVAL;
-    /* Bits 16-31 are the address space: there is one. */
-    if (u->slot >= KVM_SLOTS)
-        return -EINVAL;
     if (!page_is_aligned(u->memory_size) || !page_is_aligned(u->guest_phys_addr) || !page_is_aligned(u->userspace_addr))
         return -EINVAL;
     if (u->guest_phys_addr > GPA_LIMIT || u->memory_size > GPA_LIMIT - u->guest_phys_addr)
@@ -57,9 +60,9 @@ static int user_region_check(const struct kvm_userspace_memory_region *u)
 
 static int user_region_set(struct kvm_vm *m, const struct kvm_userspace_memory_region *u)
 {
-    const struct kvm_region *old = &m->region[u->slot];
+    const struct kvm_region *old = kvm_memory_region(m, u->slot);
     struct kvm_region want = { .gpa = u->guest_phys_addr, .bytes = u->memory_size, .hva = (hva_t)(uintptr_t)u->userspace_addr, .flags = u->flags };
-    if (old->is_own || (!want.bytes && !old->bytes))
+    if (!old || old->is_own || (!want.bytes && !old->bytes))
         return -EINVAL;
     if (!want.bytes)
         want = (struct kvm_region){ 0 };
@@ -87,6 +90,6 @@ int kvm_memory_set_user(struct kvm_vm *m, struct kvm_arg *a)
 void kvm_memory_fini(struct kvm_vm *m)
 {
     for (unsigned i = 0; i < KVM_SLOTS; i++)
-        if (m->region[i].is_own)
-            munmap(m->region[i].hva, m->region[i].bytes);
+        if (m->region[SPACE_NORMAL][i].is_own)
+            munmap(m->region[SPACE_NORMAL][i].hva, m->region[SPACE_NORMAL][i].bytes);
 }

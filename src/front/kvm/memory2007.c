@@ -30,7 +30,7 @@ void kvm_memory_alias_withdraw(struct kvm_vm *m)
 static int alias_add_piece(struct kvm_vm *m, unsigned i, unsigned slot)
 {
     struct kvm_alias *al = &m->alias[i];
-    const struct kvm_region *rg = &m->region[slot];
+    const struct kvm_region *rg = &m->region[SPACE_NORMAL][slot];
     gpa_t first = al->target > rg->gpa ? al->target : rg->gpa;
     gpa_t end = al->target + al->bytes < rg->gpa + rg->bytes ? al->target + al->bytes : rg->gpa + rg->bytes;
     if (!rg->bytes || first >= end)
@@ -119,7 +119,7 @@ static int region_create(struct kvm_vm *m, uint32_t slot, struct kvm_region *wan
 
 static int region_delete(struct kvm_vm *m, uint32_t slot)
 {
-    struct kvm_region old = m->region[slot], none = { 0 };
+    struct kvm_region old = m->region[SPACE_NORMAL][slot], none = { 0 };
     int r = kvm_memory_apply(m, slot, &none);
     if (!r)
         file_unmap(m, &old);
@@ -129,7 +129,7 @@ static int region_delete(struct kvm_vm *m, uint32_t slot)
 /* The contents move along, since the client maps by address: copied through a bounce, as source and target may overlap in the file. */
 static int region_move(struct kvm_vm *m, uint32_t slot, struct kvm_region *want)
 {
-    struct kvm_region old = m->region[slot];
+    struct kvm_region old = m->region[SPACE_NORMAL][slot];
     uint8_t *bounce = mmap(NULL, old.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (bounce == MAP_FAILED)
         return -ENOMEM;
@@ -152,7 +152,7 @@ out:
 
 static int region_set(struct kvm_vm *m, const struct kvm2007_memory_region *w)
 {
-    const struct kvm_region *old = &m->region[w->slot];
+    const struct kvm_region *old = &m->region[SPACE_NORMAL][w->slot];
     struct kvm_region want = { .gpa = w->guest_phys_addr, .bytes = w->memory_size, .flags = w->flags & KVM2007_MEM_LOG_DIRTY_PAGES, .is_own = true };
     if (!old->bytes)
         return want.bytes ? region_create(m, w->slot, &want) : 0;

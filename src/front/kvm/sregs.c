@@ -157,7 +157,7 @@ static void pdpte_load(struct kvm_vcpu *c)
 {
     struct cpu_state *cpu = &c->v->cpu;
     uint64_t pdpte[4];
-    if (is_pae_paging(cpu) && !vm_read(c->v->vm, cpu->cr3 & 0xffffffe0u, pdpte, sizeof(pdpte)))
+    if (is_pae_paging(cpu) && !vm_space_read(c->v->vm, vcpu_space(c->v), cpu->cr3 & 0xffffffe0u, pdpte, sizeof(pdpte)))
         memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
 }
 
