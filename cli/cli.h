@@ -24,6 +24,8 @@ extern const struct port port_vitrine; /* vitrine's own engine, in this process 
 int boot_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 int run_main(int argc, char **argv);
+/* Becomes the program `name` of the PATH, with argv's arguments, as `vitrine run` does; this program itself is passed over. */
+int run_wrapped(char *name, char **argv);
 
 /* Prints "vitrine <command>: <text>" and, for usage errors, where help is. Returns the status. */
 __attribute__((format(printf, 3, 4))) int cli_error(enum cli_status status, const char *command, const char *format, ...);

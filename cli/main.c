@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The `vitrine` command: finds the command in a table and runs it. No logic of its own.
+ * The `vitrine` command: finds the command in a table and runs it. No logic of its own. Called by another name, as by a link, it runs the program of that name.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -93,12 +93,25 @@ static void cli_fill_standard_fds(void)
             _exit(CLI_FAILED);
 }
 
+/* The program that a link to us stands for: vitrine-NAME or NAME for NAME; NULL if we are called by our own name. */
+static char *cli_wrapped_name(char *called)
+{
+    char *slash = called ? strrchr(called, '/') : NULL, *base = slash ? slash + 1 : called;
+
+    if (!base || !*base || strcmp(base, "vitrine") == 0)
+        return NULL;
+    return strncmp(base, "vitrine-", 8) == 0 && base[8] ? base + 8 : base;
+}
+
 int main(int argc, char **argv)
 {
     const struct cli_command *c;
+    char *wrapped = cli_wrapped_name(argv[0]);
     int status;
 
     cli_fill_standard_fds();
+    if (wrapped)
+        return run_wrapped(wrapped, argv);
     if (argc < 2) {
         help_print(stderr);
         return CLI_USAGE;

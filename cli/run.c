@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `vitrine run`: becomes another program that finds vitrine behind /dev/kvm, by way of LD_PRELOAD. Knows about the loader's environment and about programs that
- * it would not work for; what the preloaded library does is src/transport/preload.c.
+ * `vitrine run`, and this program under another name: becomes another program that finds vitrine behind /dev/kvm, by way of LD_PRELOAD. Knows about the
+ * loader's environment and about programs that it would not work for; what the preloaded library does is src/transport/preload.c.
  */
 #include <elf.h>
 #include <errno.h>
@@ -12,9 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "vitrine/vitrine.h"
 
 #define RUN_LIBRARY "libvitrine-preload.so"
 
@@ -23,7 +25,8 @@ enum { RUN_CANNOT = 126, RUN_NOT_FOUND = 127 };
 
 static const char run_usage[] = "usage: vitrine run [OPTIONS] [--] COMMAND [ARGUMENTS]\n\n"
                                 "Runs COMMAND, a KVM client such as QEMU, with vitrine in the place of /dev/kvm.\n\n"
-                                "  --name NAME      VITRINE_NAME in the command's environment, to tell machines apart\n"
+                                "  --engine NAME    soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
+                                "  --name NAME      what vitrine's messages call the machine\n"
                                 "  --log LEVEL      messages of vitrine on standard error: error, warn, info, debug\n"
                                 "  --no-children    programs that COMMAND starts get the host's /dev/kvm\n"
                                 "\nThe exit status is the command's, or 127 if it is not there and 126 if it cannot be run.\n";
@@ -48,8 +51,8 @@ static bool run_find_library(char path[PATH_MAX])
     return access(path, R_OK) == 0;
 }
 
-/* The file that execvp would run, or NULL; errno is ENOENT or what kept it from being found. */
-static const char *run_find_command(const char *name, char path[PATH_MAX])
+/* The file that execvp would run, or NULL; errno is ENOENT or what kept it from being found. In the PATH, `except` is passed over. */
+static const char *run_find_command(const char *name, const struct stat *except, char path[PATH_MAX])
 {
     const char *list = getenv("PATH");
     int error = ENOENT;
@@ -63,7 +66,7 @@ static const char *run_find_command(const char *name, char path[PATH_MAX])
         struct stat st;
 
         snprintf(path, PATH_MAX, "%.*s%s%s", (int)n, list, n ? "/" : "", name);
-        if (stat(path, &st) == 0 && S_ISREG(st.st_mode)) {
+        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && !(except && st.st_dev == except->st_dev && st.st_ino == except->st_ino)) {
             if (access(path, X_OK) == 0)
                 return path;
             error = EACCES;
@@ -94,6 +97,20 @@ static bool run_read_interpreter(int fd, const Elf64_Ehdr *header, char interpre
     return true;
 }
 
+/* True if running the file changes what this process may do: the loader then preloads nothing. */
+static bool run_is_privileged(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0)
+        return false;
+    if ((st.st_mode & S_ISUID) && geteuid() != st.st_uid)
+        return true;
+    if ((st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) && getegid() != st.st_gid)
+        return true;
+    return geteuid() != 0 && fgetxattr(fd, "security.capability", NULL, 0) > 0;
+}
+
 /* Why a program would run without us: NULL if it would not, or if that is for execve to say. */
 static const char *run_refusal_of(const char *path, char script[PATH_MAX])
 {
@@ -103,7 +120,6 @@ static const char *run_refusal_of(const char *path, char script[PATH_MAX])
     } head = { .text = { 0 } };
     char interpreter[PATH_MAX];
     const char *why = NULL, *base;
-    struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     script[0] = '\0';
@@ -118,8 +134,8 @@ static const char *run_refusal_of(const char *path, char script[PATH_MAX])
         why = NULL;
     } else if (head.elf.e_ident[EI_CLASS] != ELFCLASS64 || head.elf.e_machine != EM_X86_64) {
         why = "is not a program for x86-64; this is not supported";
-    } else if (fstat(fd, &st) == 0 && (st.st_mode & S_ISUID) && geteuid() != st.st_uid) {
-        why = "is set-user-ID: the loader does not let vitrine in";
+    } else if (run_is_privileged(fd)) {
+        why = "is set-user-ID, set-group-ID or has capabilities: the loader does not let vitrine in";
     } else if (run_read_interpreter(fd, &head.elf, interpreter)) {
         base = strrchr(interpreter, '/');
         if (!*interpreter)
@@ -149,13 +165,16 @@ static int run_check(const char *path)
     return 0;
 }
 
-/* LD_PRELOAD's separators cannot be quoted. */
+/* LD_PRELOAD's separators cannot be quoted. A command below another `vitrine run` has the library there already. */
 static int run_set_environment(const char *library)
 {
     const char *before = getenv("LD_PRELOAD");
+    size_t n = strlen(library);
     char *list;
     int r;
 
+    if (before && strncmp(before, library, n) == 0 && (!before[n] || strchr(": ", before[n])))
+        return CLI_DONE;
     if (strpbrk(library, ": "))
         return cli_error(CLI_FAILED, "run", "the loader cannot preload '%s': its path has a colon or a space", library);
     if (asprintf(&list, "%s%s%s", library, before && *before ? ":" : "", before ? before : "") < 0)
@@ -174,11 +193,8 @@ static bool run_is_level(const char *level)
 static int run_options(int argc, char **argv, bool *is_help)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
-        { "name", required_argument, NULL, 'n' },
-        { "log", required_argument, NULL, 'l' },
-        { "no-children", no_argument, NULL, 'c' },
-        { 0 },
+        { "help", no_argument, NULL, 'h' },      { "engine", required_argument, NULL, 'e' }, { "name", required_argument, NULL, 'n' },
+        { "log", required_argument, NULL, 'l' }, { "no-children", no_argument, NULL, 'c' },  { 0 },
     };
     int c;
 
@@ -188,6 +204,10 @@ static int run_options(int argc, char **argv, bool *is_help)
         if (c == 'h') {
             *is_help = true;
             return CLI_DONE;
+        } else if (c == 'e' && vitrine_set_engine(optarg) == 0) {
+            setenv("VITRINE_ENGINE", optarg, 1);
+        } else if (c == 'e') {
+            return cli_error(CLI_USAGE, "run", "--engine takes 'soft' or 'soft,step', not '%s'", optarg);
         } else if (c == 'n') {
             setenv("VITRINE_NAME", optarg, 1);
         } else if (c == 'l' && run_is_level(optarg)) {
@@ -205,9 +225,33 @@ static int run_options(int argc, char **argv, bool *is_help)
     return CLI_DONE;
 }
 
-int run_main(int argc, char **argv)
+/* Becomes the command. Returns the status to end with if it cannot. */
+static int run_become(char **command, const struct stat *except)
 {
     char library[PATH_MAX], path[PATH_MAX];
+    int status;
+
+    if (!run_find_library(library))
+        return cli_error(CLI_FAILED, "run", "cannot find %s next to this program or in %s", RUN_LIBRARY, VITRINE_LIBDIR);
+    if (!run_find_command(command[0], except, path)) {
+        status = errno == ENOENT || errno == ENOTDIR ? RUN_NOT_FOUND : RUN_CANNOT;
+        cli_error(CLI_FAILED, "run", "%s: %s", command[0], status == RUN_NOT_FOUND ? "command not found" : strerror(errno));
+        return status;
+    }
+    status = run_check(path);
+    if (status)
+        return status;
+    status = run_set_environment(library);
+    if (status != CLI_DONE)
+        return status;
+    execv(path, command);
+    status = errno == ENOENT ? RUN_NOT_FOUND : RUN_CANNOT;
+    cli_error(CLI_FAILED, "run", "cannot run %s: %s", path, strerror(errno));
+    return status;
+}
+
+int run_main(int argc, char **argv)
+{
     bool is_help = false;
     int status;
 
@@ -221,21 +265,15 @@ int run_main(int argc, char **argv)
     }
     if (optind >= argc)
         return cli_error(CLI_USAGE, "run", "which command?");
-    if (!run_find_library(library))
-        return cli_error(CLI_FAILED, "run", "cannot find %s next to this program or in %s", RUN_LIBRARY, VITRINE_LIBDIR);
-    if (!run_find_command(argv[optind], path)) {
-        status = errno == ENOENT || errno == ENOTDIR ? RUN_NOT_FOUND : RUN_CANNOT;
-        cli_error(CLI_FAILED, "run", "%s: %s", argv[optind], status == RUN_NOT_FOUND ? "command not found" : strerror(errno));
-        return status;
-    }
-    status = run_check(path);
-    if (status)
-        return status;
-    status = run_set_environment(library);
-    if (status != CLI_DONE)
-        return status;
-    execv(path, argv + optind);
-    status = errno == ENOENT ? RUN_NOT_FOUND : RUN_CANNOT;
-    cli_error(CLI_FAILED, "run", "cannot run %s: %s", path, strerror(errno));
-    return status;
+    return run_become(argv + optind, NULL);
+}
+
+int run_wrapped(char *name, char **argv)
+{
+    struct stat self;
+
+    if (stat("/proc/self/exe", &self) != 0)
+        return cli_error(CLI_FAILED, "run", "/proc/self/exe: %s", strerror(errno));
+    argv[0] = name;
+    return run_become(argv, &self);
 }

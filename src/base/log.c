@@ -18,6 +18,7 @@
 static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
 static log_sink sink;
 static void *sink_arg;
+static char name[64];               /* of the machine, with a space before it */
 static _Atomic int sink_level = -1; /* read without the lock so that a silent log costs nothing */
 
 static pthread_mutex_t refusal_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -37,8 +38,8 @@ void log_set_sink(log_sink new_sink, void *arg, enum log_level max_level)
 
 static void fd_sink(enum log_level level, const char *line, void *arg)
 {
-    char out[600];
-    int n = snprintf(out, sizeof out, "vitrine %s: %s\n", level_names[level], line);
+    char out[640];
+    int n = snprintf(out, sizeof out, "vitrine%s %s: %s\n", name, level_names[level], line);
     if (n >= (int)sizeof out)
         n = sizeof out - 1;
     /* One write per line, so that lines of several processes do not mix; a failing log must not disturb the guest. */
@@ -53,7 +54,9 @@ void log_set_fd(int fd, enum log_level max_level)
 
 void log_init_from_env(void)
 {
-    const char *wanted = getenv("VITRINE_LOG");
+    const char *wanted = getenv("VITRINE_LOG"), *machine = getenv("VITRINE_NAME");
+    if (machine && *machine)
+        snprintf(name, sizeof name, " %s", machine);
     if (!wanted || atomic_load(&sink_level) >= 0)
         return;
     for (int level = LOG_ERROR; level <= LOG_DEBUG; level++) {

@@ -16,7 +16,8 @@ typedef void (*log_sink)(enum log_level level, const char *line, void *arg);
 void log_set_sink(log_sink sink, void *arg, enum log_level max_level);
 /* Lines go to an fd, which stays the caller's. */
 void log_set_fd(int fd, enum log_level max_level);
-/* VITRINE_LOG=error|warn|info|debug: standard error gets the lines. Called once by the composition root; does nothing if a sink is set. */
+/* VITRINE_LOG=error|warn|info|debug: standard error gets the lines, with VITRINE_NAME in each. Called once by the composition root; does nothing if a sink is
+ * set. */
 void log_init_from_env(void);
 
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -3,6 +3,7 @@
  * The composition root: the one place that knows which engine and which chips there are. Runs when the library or program is loaded, before any VM.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -13,8 +14,11 @@
 
 __attribute__((constructor)) static void compose(void)
 {
+    const char *engine = getenv("VITRINE_ENGINE");
     log_init_from_env();
     vm_parts_set(&soft_engine_ops, &pc_chip_ops);
+    if (engine && vitrine_set_engine(engine))
+        log_write(LOG_ERROR, "VITRINE_ENGINE: there is no engine '%s'", engine);
 }
 
 int vitrine_set_engine(const char *engine)

@@ -247,8 +247,17 @@ static void processes(void)
     close(vcpu), close(vm), close(fd);
 }
 
+/* Something that is not supported, for the log. */
+static int refused(void)
+{
+    int fd = open(NODE, O_RDWR);
+    return fd < 0 || !fails(ioctl(fd, _IO(KVMIO, 0xfe), 0), EINVAL);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "refused"))
+        return refused();
     others();
     if (argc < 2 || strcmp(argv[1], "plain")) {
         node_by_path();
