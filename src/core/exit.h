@@ -55,8 +55,7 @@ struct vcpu_exit {
             bool is_write;
             uint32_t index;
             uint64_t data;
-            uint32_t reason;
-            uint8_t error;
+            uint32_t reason; /* MSR_REASON_* */
         } msr;
         struct {
             uint8_t vector;

@@ -94,7 +94,7 @@ struct guest_debug {
     uint64_t dr[4], dr7;
 };
 
-/* A suspended IN or MMIO read: filled by the client between the exit and the next run; the instruction then restarts and takes it. */
+/* A suspended IN, MMIO read or MSR access: filled by the client between the exit and the next run; the instruction then restarts and takes it. */
 #define REPLAY_MAX 16
 struct replay_entry {
     gpa_t gpa;
@@ -107,6 +107,8 @@ struct replay {
     bool io_done; /* an IN/INS exit was completed: io_data holds the client's data */
     uint32_t io_bytes;
     uint8_t io_data[PAGE_BYTES];
+    bool msr_done, msr_error; /* a RDMSR or WRMSR exit was completed; with error the instruction faults */
+    uint64_t msr_data;
 };
 /* MMIO writes of a committed instruction that still have to be shown to the client, oldest first. */
 #define POSTED_MAX 64

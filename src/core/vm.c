@@ -13,6 +13,7 @@
 #include "core/coalesced.h"
 #include "core/ioeventfd.h"
 #include "core/irqfd.h"
+#include "core/msr_guest.h"
 #include "core/time.h"
 #include "core/vcpu.h"
 #include "core/vm_priv.h"
@@ -22,6 +23,7 @@ static void init_parts(struct vm *vm)
     pthread_mutex_init(&vm->slots_lock, NULL);
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->tsc_sync.lock, NULL);
+    pthread_rwlock_init(&vm->msr_lock, NULL);
     bus_init(&vm->pio);
     bus_init(&vm->mmio);
     irq_init(&vm->irq);
@@ -35,6 +37,8 @@ static void fini_parts(struct vm *vm)
     irq_fini(&vm->irq);
     bus_fini(&vm->mmio);
     bus_fini(&vm->pio);
+    msr_filter_free(atomic_load(&vm->msr_filter));
+    pthread_rwlock_destroy(&vm->msr_lock);
     pthread_mutex_destroy(&vm->tsc_sync.lock);
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->slots_lock);

@@ -15,6 +15,7 @@
 #include "core/memslot.h"
 #include "core/timer.h"
 
+struct msr_filter;
 struct vcpu;
 
 #define VM_VCPUS_MAX 64
@@ -84,7 +85,10 @@ struct vm {
     int64_t kvmclock_offset_ns;   /* paravirtual clock = monotonic time + this */
     /* One (host TSC, monotonic ns) pair for the clocks of all vCPUs, taken by chip/pvclock.c at first use; 0: not yet. */
     _Atomic uint64_t clock_base_tsc, clock_base_ns;
-    uint32_t x2apic_api_flags;     /* bit 0: 32-bit ids in LAPIC state and MSIs; bit 1: destination 0xff is no broadcast to x2APICs */
+    pthread_rwlock_t msr_lock; /* core/msr_guest.c */
+    _Atomic(struct msr_filter *) msr_filter;
+    _Atomic uint32_t msr_exit_reasons; /* MSR_REASON_* that the client answers */
+    uint32_t x2apic_api_flags;         /* bit 0: 32-bit ids in LAPIC state and MSIs; bit 1: destination 0xff is no broadcast to x2APICs */
     _Atomic uint32_t client_epoch; /* counts what may follow a write of the client to guest memory: its interrupts; engines look at code again when it moved */
     _Atomic int refs;
     int fd; /* the memfd behind the VM fd, or -1 */

@@ -124,14 +124,6 @@ static void user_memory(const struct peer *p)
     CHECK_ERRNO(m.vm, KVM_SET_USER_MEMORY_REGION, 8, EFAULT);
 }
 
-static struct kvm_cpuid2 *supported_cpuid(const struct peer *p, int dev)
-{
-    struct kvm_cpuid2 *c = calloc(1, sizeof *c + 256 * sizeof c->entries[0]);
-    c->nent = 256;
-    CALL(dev, KVM_GET_SUPPORTED_CPUID, c);
-    return c;
-}
-
 static void cpuid2(const struct peer *p)
 {
     struct machine m;
@@ -140,7 +132,7 @@ static void cpuid2(const struct peer *p)
     c->nent = 1;
     CHECK_ERRNO(m.dev, KVM_GET_SUPPORTED_CPUID, c, E2BIG);
     free(c);
-    c = supported_cpuid(p, m.dev);
+    c = machine_supported_cpuid(p, m.dev);
     CHECK(c->nent > 10);
     const struct kvm_cpuid_entry2 *leaf1 = NULL;
     for (unsigned i = 0; i < c->nent; i++)
@@ -161,7 +153,7 @@ static void get_cpuid2_count(const struct peer *p)
 {
     struct machine m;
     machine_create(&m, p, 0);
-    struct kvm_cpuid2 *c = supported_cpuid(p, m.dev);
+    struct kvm_cpuid2 *c = machine_supported_cpuid(p, m.dev);
     CALL(m.vcpu, KVM_SET_CPUID2, c);
     struct kvm_cpuid2 *back = calloc(1, sizeof *back + 256 * sizeof back->entries[0]);
     back->nent = 1;
@@ -177,7 +169,7 @@ static void msrs_accept_what_they_report(const struct peer *p)
 {
     struct machine m;
     machine_create(&m, p, WITH_IRQCHIP);
-    CALL(m.vcpu, KVM_SET_CPUID2, supported_cpuid(p, m.dev));
+    CALL(m.vcpu, KVM_SET_CPUID2, machine_supported_cpuid(p, m.dev));
     struct {
         uint32_t n, index[1024];
     } *list = calloc(1, sizeof *list);
@@ -256,7 +248,7 @@ static void xsave_and_xcrs(const struct peer *p)
 {
     struct machine m;
     machine_create(&m, p, 0);
-    CALL(m.vcpu, KVM_SET_CPUID2, supported_cpuid(p, m.dev));
+    CALL(m.vcpu, KVM_SET_CPUID2, machine_supported_cpuid(p, m.dev));
     struct kvm_xcrs x;
     CALL(m.vcpu, KVM_GET_XCRS, &x);
     if (x.nr_xcrs) {

@@ -4,6 +4,7 @@
  */
 #include "tests/conform/machine_today.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -85,4 +86,12 @@ int machine_need(struct machine *m, const struct peer *p, unsigned capability, c
     if (got <= 0)
         conform_skip("%s is not offered", name);
     return got;
+}
+
+struct kvm_cpuid2 *machine_supported_cpuid(const struct peer *p, int dev)
+{
+    struct kvm_cpuid2 *c = calloc(1, sizeof *c + 256 * sizeof c->entries[0]);
+    c->nent = 256;
+    CALL(dev, KVM_GET_SUPPORTED_CPUID, c);
+    return c;
 }

@@ -30,12 +30,18 @@ struct kvm_regs machine_regs(struct machine *m, const struct peer *p);
 void machine_set_slot(struct machine *m, const struct peer *p, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t bytes, void *at);
 /* The capability's value; skips the case if it is 0 (a peer need not have everything; what it says it has must work). */
 int machine_need(struct machine *m, const struct peer *p, unsigned capability, const char *name);
+/* KVM_GET_SUPPORTED_CPUID's answer. */
+struct kvm_cpuid2 *machine_supported_cpuid(const struct peer *p, int dev);
 void *pages_of_client(size_t bytes);
 
 #define RUN_TO(exit) machine_run(&m, p, exit, __FILE__, __LINE__)
 #define NEED(capability) machine_need(&m, p, capability, #capability)
 
-extern const struct conform_case cases_today_calls[], cases_today_chips[], cases_today_run[], cases_today_exits[], cases_today_signals[];
-extern const size_t n_cases_today_calls, n_cases_today_chips, n_cases_today_run, n_cases_today_exits, n_cases_today_signals;
+/* One group of cases per file. */
+#define TODAY_GROUPS(X) X(calls) X(chips) X(run) X(exits) X(signals) X(msr)
+#define TODAY_DECLARE(name)                                \
+    extern const struct conform_case cases_today_##name[]; \
+    extern const size_t n_cases_today_##name;
+TODAY_GROUPS(TODAY_DECLARE)
 
 #endif

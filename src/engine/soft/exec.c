@@ -373,7 +373,7 @@ static void advance(struct soft_vcpu *sv, const struct insn *in)
 static void forget_accesses(struct soft_vcpu *sv)
 {
     sv->v.replay.n = sv->v.replay.next = 0;
-    sv->v.replay.io_done = false;
+    sv->v.replay.io_done = sv->v.replay.msr_done = false;
 }
 
 enum step exec_debug_exit(struct soft_vcpu *sv, unsigned vector, uint64_t dr6)

@@ -3,7 +3,13 @@
  * RDMSR, WRMSR, RDTSC(P), RDPID, RDPMC, CPUID and KVM's hypercalls: instructions that ask core about the CPU's identity, time and model-specific state.
  * The values themselves live in core. Called by exec.c through the helper table on the vCPU's own thread; no lock. Every call into core follows fp_put().
  */
+#include "core/msr_guest.h"
 #include "engine/soft/help_misc.h"
+
+static enum step msr_not_done(struct soft_vcpu *sv, enum msr_outcome outcome)
+{
+    return outcome == MSR_EXIT ? STEP_EXIT : step_fault_code(sv, VEC_GP, 0);
+}
 
 enum step help_rdmsr(struct soft_vcpu *sv, const struct insn *in)
 {
@@ -12,8 +18,9 @@ enum step help_rdmsr(struct soft_vcpu *sv, const struct insn *in)
         return step_fault_code(sv, VEC_GP, 0);
     fp_put(sv);
     uint64_t value;
-    if (vcpu_msr_read(&sv->v, (uint32_t)sv->v.cpu.gpr[GPR_RCX], &value, false))
-        return step_fault_code(sv, VEC_GP, 0);
+    enum msr_outcome outcome = msr_guest_read(&sv->v, (uint32_t)sv->v.cpu.gpr[GPR_RCX], &value);
+    if (outcome != MSR_DONE)
+        return msr_not_done(sv, outcome);
     misc_edx_eax_set(sv, value);
     return STEP_NEXT;
 }
@@ -27,8 +34,9 @@ enum step help_wrmsr(struct soft_vcpu *sv, const struct insn *in)
     uint32_t index = (uint32_t)sv->v.cpu.gpr[GPR_RCX];
     uint64_t old_efer = sv->v.cpu.efer;
     fp_put(sv);
-    if (vcpu_msr_write(&sv->v, index, misc_edx_eax(sv), false))
-        return step_fault_code(sv, VEC_GP, 0);
+    enum msr_outcome outcome = msr_guest_write(&sv->v, index, misc_edx_eax(sv));
+    if (outcome != MSR_DONE)
+        return msr_not_done(sv, outcome);
     if (index == MSR_EFER || index == MSR_FS_BASE || index == MSR_GS_BASE)
         mode_update(sv);
     if (old_efer != sv->v.cpu.efer || index == MSR_APIC_BASE)

@@ -245,7 +245,7 @@ static enum step run_block(struct soft_vcpu *sv)
 
 static bool has_replay(const struct vcpu *v)
 {
-    return v->replay.n || v->replay.io_done;
+    return v->replay.n || v->replay.io_done || v->replay.msr_done;
 }
 
 static int run_loop(struct soft_vcpu *sv)

@@ -10,6 +10,7 @@
     (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
+#define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
 #define ONLINE_CPUS (-1) /* replaced by the number of host CPUs */
 
 #define CAP(name, value)             \
@@ -76,6 +77,8 @@ static const struct kvm_capability capabilities[] = {
     CAP(GET_MSR_FEATURES, 1),
     CAP(COALESCED_PIO, 1),
     CAP(EXCEPTION_PAYLOAD, 1),
+    CAP(X86_USER_SPACE_MSR, 1),
+    CAP(X86_MSR_FILTER, 1),
     CAP(MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE),
     CAP(SET_GUEST_DEBUG2, GUEST_DEBUG_FLAGS),
     CAP(SREGS2, 1),
@@ -128,6 +131,12 @@ int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
             r = -EINVAL;
         else
             m->has_manual_dirty_log = e->args[0];
+        break;
+    case KVM_CAP_X86_USER_SPACE_MSR:
+        if (e->args[0] & ~(uint64_t)MSR_EXIT_REASONS)
+            r = -EINVAL;
+        else
+            atomic_store(&m->vm->msr_exit_reasons, (uint32_t)e->args[0]);
         break;
     case KVM_CAP_X2APIC_API:
         if (e->args[0] & ~(uint64_t)X2APIC_API_FLAGS)

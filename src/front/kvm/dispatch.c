@@ -84,6 +84,7 @@ static const struct kvm_call calls[] = {
     VM(KVM_IRQ_LINE_STATUS,                G2,   "IRQ_INJECT_STATUS", STRUCT, kvm_irq_line_status),
     VM(KVM_SET_GSI_ROUTING,                G2,   "IRQ_ROUTING",      RAW,    kvm_irq_set_routing),
     VM(KVM_SIGNAL_MSI,                     G2,   "SIGNAL_MSI",       STRUCT, kvm_irq_signal_msi),
+    VM(KVM_X86_SET_MSR_FILTER,             G2,   "X86_MSR_FILTER",   STRUCT, kvm_msr_filter_set),
     VM(KVM_IRQFD,                          G2,   "IRQFD",            STRUCT, kvm_eventfd_irqfd),
     VM(KVM_IOEVENTFD,                      G2,   "IOEVENTFD",        STRUCT, kvm_eventfd_ioeventfd),
     VM(KVM_REGISTER_COALESCED_MMIO,        G2,   "COALESCED_MMIO",   STRUCT, kvm_eventfd_coalesce),

@@ -68,7 +68,7 @@ struct kvm_vm {
 };
 
 /* What the next KVM_RUN has to take from kvm_run first. */
-enum kvm_completion { KVM_COMPLETE_NONE, KVM_COMPLETE_IN, KVM_COMPLETE_MMIO_READ, KVM_COMPLETE_HYPERCALL };
+enum kvm_completion { KVM_COMPLETE_NONE, KVM_COMPLETE_IN, KVM_COMPLETE_MMIO_READ, KVM_COMPLETE_MSR, KVM_COMPLETE_HYPERCALL };
 
 struct kvm_vcpu {
     struct vcpu *v;
@@ -170,6 +170,9 @@ KVM_VM_HANDLER(kvm_vm_set_clock);
 KVM_VM_HANDLER(kvm_vm_get_tsc_khz);
 KVM_VM_HANDLER(kvm_vm_set_tsc_khz);
 KVM_VM_HANDLER(kvm_vm_create_device);
+
+/* msr_filter.c */
+KVM_VM_HANDLER(kvm_msr_filter_set);
 
 /* eventfd.c */
 KVM_VM_HANDLER(kvm_eventfd_irqfd);

@@ -25,7 +25,7 @@ void kvm_run_drop(struct kvm_vcpu *c)
 {
     c->completion = KVM_COMPLETE_NONE;
     c->v->replay.n = c->v->replay.next = 0;
-    c->v->replay.io_done = false;
+    c->v->replay.io_done = c->v->replay.msr_done = false;
 }
 
 /* ---- kvm_run, in ----------------------------------------------------------------------------------------------------------------------------- */
@@ -99,6 +99,10 @@ static void complete(struct kvm_vcpu *c)
         e->gpa = v->exit.mmio.gpa;
         e->bytes = v->exit.mmio.bytes;
         memcpy(e->data, c->run->mmio.data, sizeof(e->data));
+    } else if (what == KVM_COMPLETE_MSR) {
+        v->replay.msr_done = true;
+        v->replay.msr_error = c->run->msr.error;
+        v->replay.msr_data = c->run->msr.data;
     }
 }
 
@@ -240,7 +244,7 @@ static int run_once(struct kvm_vcpu *c)
     }
     if (c->completion != KVM_COMPLETE_NONE)
         complete(c);
-    bool is_suspended = v->replay.io_done || v->replay.n;
+    bool is_suspended = v->replay.io_done || v->replay.msr_done || v->replay.n;
     if (is_suspended && linear_rip(v) != c->completion_rip) {
         kvm_run_drop(c);
         is_suspended = false;

@@ -70,6 +70,18 @@ static void encode_hypercall(struct kvm_vcpu *c)
     run->hypercall.longmode = x->hypercall.is_long_mode;
 }
 
+static void encode_msr(struct kvm_vcpu *c)
+{
+    const struct vcpu_exit *x = &c->v->exit;
+    struct kvm_run *run = c->run;
+    run->exit_reason = x->msr.is_write ? KVM_EXIT_X86_WRMSR : KVM_EXIT_X86_RDMSR;
+    memset(&run->msr, 0, sizeof(run->msr));
+    run->msr.reason = x->msr.reason;
+    run->msr.index = x->msr.index;
+    run->msr.data = x->msr.data;
+    suspend(c, KVM_COMPLETE_MSR);
+}
+
 static void encode_debug(struct kvm_vcpu *c)
 {
     const struct vcpu_exit *x = &c->v->exit;
@@ -123,6 +135,9 @@ int kvm_exit_encode(struct kvm_vcpu *c)
     case EXIT_HYPERCALL:
         encode_hypercall(c);
         return 0;
+    case EXIT_MSR:
+        encode_msr(c);
+        return 0;
     case EXIT_IOAPIC_EOI:
         run->exit_reason = KVM_EXIT_IOAPIC_EOI;
         run->eoi.vector = x->eoi.vector;
@@ -144,7 +159,6 @@ int kvm_exit_encode(struct kvm_vcpu *c)
         return -EFAULT; /* as the kernel, when it cannot fault the client's memory in */
     case EXIT_NONE:
     case EXIT_INTR:
-    case EXIT_MSR: /* nobody can have asked for it: the capability is not offered */
     case EXIT_KIND_COUNT:
         break;
     }
