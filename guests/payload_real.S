@@ -103,6 +103,22 @@ BEGIN(loop)
     jmp payload_loop
 END(loop)
 
+/* Counts in CX and at 0x500, for ever. */
+BEGIN(count)
+1:  inc %cx
+    mov %cx, 0x500
+    jmp 1b
+END(count)
+
+/* The same with a HLT after each count and interrupts on. */
+BEGIN(count_halting)
+    sti
+1:  inc %cx
+    mov %cx, 0x500
+    hlt
+    jmp 1b
+END(count_halting)
+
 /* Writes one byte in each of the pages whose numbers (page of 4 KiB) stand at 0x2000, until 0. */
 BEGIN(touch)
     mov $0x2000, %si

@@ -4,12 +4,12 @@
  * and UNKNOWN are about the hardware beneath; nothing a well-formed client does leads to them.)
  */
 #include "tests/conform/machine2007.h"
+#include "tests/conform/sender.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 PAYLOAD(out);
 PAYLOAD(in);
@@ -20,6 +20,7 @@ PAYLOAD(interrupt);
 PAYLOAD(triple);
 PAYLOAD(steps);
 PAYLOAD(loop);
+PAYLOAD(count);
 PAYLOAD(touch);
 PAYLOAD(alias);
 
@@ -324,38 +325,26 @@ static void signal_pending_before(const struct peer *p)
     CHECK_EQ(sigtimedwait(&blocked, NULL, &now), SIGUSR1);
 }
 
-static _Atomic unsigned n_returned;
-
-/* One signal for each of two runs; again if it came before the run began, as it may on a busy machine. */
-static void *send_signals(void *thread)
-{
-    const struct timespec pause = { 0, 20000000 };
-    for (unsigned i = 0; i < 2; i++) {
-        do {
-            nanosleep(&pause, NULL);
-            pthread_kill(*(pthread_t *)thread, SIGUSR1);
-        } while (n_returned <= i);
-    }
-    return NULL;
-}
-
+/* Exactly one EINTR and one call of the handler for each signal, the handler before KVM_RUN returned; the guest's state is that between two instructions. */
 static void signal_while_running(const struct peer *p)
 {
     struct machine m;
     machine_create(&m, p);
-    LOAD(loop);
+    LOAD(count);
     struct sigaction action = { .sa_handler = count_signal };
     sigaction(SIGUSR1, &action, NULL);
-    pthread_t self = pthread_self(), sender;
-    REQUIRE(pthread_create(&sender, NULL, send_signals, &self) == 0);
-    for (unsigned i = 0; i < 2; i++) {
+    for (int i = 1; i <= 20; i++) {
+        struct sender sender;
+        sender_start(&sender, SIGUSR1, 0, m.ram);
         CHECK_ERRNO(m.vcpu, RUN, 0, EINTR);
+        CHECK_EQ(n_signals, i);
         CHECK_EQ(m.run->exit_reason, X_INTR);
-        CHECK((unsigned)n_signals > i); /* the handler ran before the call returned */
-        n_returned++;
+        sender_join(&sender);
+        CHECK_EQ(n_signals, i);
+        struct regs r = machine_regs(&m, p);
+        CHECK(r.rip == CODE_AT || r.rip == CODE_AT + 1 || r.rip == CODE_AT + 5);
+        CHECK_EQ(sender_count(m.ram), (uint16_t)(r.rcx - (r.rip == CODE_AT + 1)));
     }
-    pthread_join(sender, NULL);
-    CHECK_EQ(machine_regs(&m, p).rip, CODE_AT);
 }
 
 /* An exit that a signal meets is not lost: the OUT comes once, before or after the EINTR. */

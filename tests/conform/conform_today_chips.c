@@ -108,8 +108,7 @@ static void irqfd(const struct peer *p)
     CHECK_ERRNO(m.vm, KVM_IRQFD, &f, EBUSY);
     uint64_t one = 1;
     CHECK_EQ(write(event, &one, 8), 8);
-    usleep(20000);
-    RUN_TO(KVM_EXIT_IO);
+    RUN_TO(KVM_EXIT_IO); /* HLT waits inside */
     CHECK_EQ(vector_at(&m, 3), 1);
     f.flags = KVM_IRQFD_FLAG_DEASSIGN;
     CHECK_ERRNO(m.vm, KVM_IRQFD, &f, 0);

@@ -3,18 +3,20 @@
  * Running guests with today's calls: memory that changes under the guest, read-only memory, immediate_exit, guest debugging, NMI, MSR exits, two vCPUs.
  */
 #include "tests/conform/machine_today.h"
+#include "tests/conform/sender.h"
+#include "tests/thread_state.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 PAYLOAD(out);
 PAYLOAD(in);
 PAYLOAD(steps);
-PAYLOAD(loop);
+PAYLOAD(count);
 PAYLOAD(touch);
 PAYLOAD(alias);
 PAYLOAD(interrupt);
@@ -272,105 +274,134 @@ static void nmi(const struct peer *p)
     RUN_TO(KVM_EXIT_HLT);
 }
 
-static void *stop_after(void *flag)
-{
-    const struct timespec pause = { 0, 50000000 };
-    nanosleep(&pause, NULL);
-    *(volatile uint8_t *)flag = 0xf4; /* HLT over the loop */
-    return NULL;
-}
-
-/* Without paging a translation may be used again only after each return to the client: a signal is one. */
-static void client_changes_running_code(const struct peer *p)
-{
-    struct machine m;
-    machine_create(&m, p, 0);
-    LOAD(loop);
-    pthread_t writer;
-    struct sigaction action = { .sa_handler = SIG_IGN };
-    sigaction(SIGALRM, &action, NULL);
-    REQUIRE(pthread_create(&writer, NULL, stop_after, m.ram + CODE_AT) == 0);
-    pthread_join(writer, NULL);
-    RUN_TO(KVM_EXIT_HLT);
-}
-
-struct runner {
-    const struct peer *p;
-    int vcpu;
-    pthread_t thread;
-    int result, error;
-};
-
 static void do_nothing(int number)
 {
     (void)number;
 }
 
-static void *run_second(void *arg)
+static void interrupt_guest(struct machine *m, const struct peer *p)
 {
-    struct runner *r = arg;
-    r->result = r->p->port->ioctl(r->vcpu, KVM_RUN, 0);
-    r->error = errno;
+    struct sigaction action = { .sa_handler = do_nothing };
+    struct sender sender;
+    sigaction(SIGUSR1, &action, NULL);
+    sender_start(&sender, SIGUSR1, 0, m->ram);
+    CHECK_ERRNO(m->vcpu, KVM_RUN, 0, EINTR);
+    sender_join(&sender);
+}
+
+/* Code that has run, and that the client replaces between two runs. */
+static void client_changes_code(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    LOAD(count);
+    interrupt_guest(&m, p);
+    memset(m.ram + CODE_AT, 0xf4, PAYLOAD_BYTES(count)); /* HLT wherever it goes on */
+    uint64_t rip = machine_regs(&m, p).rip;
+    uint16_t count = sender_count(m.ram);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(machine_regs(&m, p).rip, rip + 1);
+    CHECK_EQ(sender_count(m.ram), count);
+}
+
+struct caller {
+    const struct peer *p;
+    int vcpu;
+    pthread_t thread;
+    int result, error;
+    _Atomic pid_t id; /* once it is about to make its call */
+    struct kvm_regs regs;
+};
+
+static void *run_until_signal(void *arg)
+{
+    struct caller *c = arg;
+    static const uint8_t no_count[COUNT_AT + 2];
+    struct sender sender;
+    sender_start(&sender, SIGUSR1, SENDER_WHEN_ASLEEP, no_count);
+    c->result = c->p->port->ioctl(c->vcpu, KVM_RUN, 0);
+    c->error = errno;
+    sender_join(&sender);
     return NULL;
 }
 
-/* The second vCPU waits for SIPI inside KVM_RUN; INIT and SIPI by MSI-free means: its MP state is set by the client. A signal ends the wait. */
+/* The second vCPU waits for SIPI inside KVM_RUN. A signal ends the wait. */
 static void second_vcpu_waits(const struct peer *p)
 {
     struct machine m;
     machine_create(&m, p, WITH_IRQCHIP);
     struct kvm_run *run;
-    struct runner r = { .p = p, .vcpu = machine_add_vcpu(&m, p, 1, &run) };
+    struct caller c = { .p = p, .vcpu = machine_add_vcpu(&m, p, 1, &run) };
     struct sigaction action = { .sa_handler = do_nothing };
     sigaction(SIGUSR1, &action, NULL);
-    REQUIRE(pthread_create(&r.thread, NULL, run_second, &r) == 0);
-    usleep(50000);
-    pthread_kill(r.thread, SIGUSR1);
-    pthread_join(r.thread, NULL);
-    CHECK_EQ(r.result, -1);
-    CHECK_EQ(r.error, EINTR);
+    REQUIRE(pthread_create(&c.thread, NULL, run_until_signal, &c) == 0);
+    pthread_join(c.thread, NULL);
+    CHECK_EQ(c.result, -1);
+    CHECK_EQ(c.error, EINTR);
+    CHECK_EQ(run->exit_reason, KVM_EXIT_INTR);
 }
 
-/* A call on a running vCPU from another thread waits until KVM_RUN returns. */
-static void *get_regs_later(void *arg)
+static void *get_regs(void *arg)
 {
-    struct runner *r = arg;
-    struct kvm_regs regs;
-    struct timespec before, after;
-    usleep(20000);
-    clock_gettime(CLOCK_MONOTONIC, &before);
-    r->result = r->p->port->ioctl(r->vcpu, KVM_GET_REGS, &regs);
-    clock_gettime(CLOCK_MONOTONIC, &after);
-    r->error = (int)((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000);
+    struct caller *c = arg;
+    c->id = gettid();
+    c->result = c->p->port->ioctl(c->vcpu, KVM_GET_REGS, &c->regs);
     return NULL;
 }
 
-static void *signal_later(void *thread)
+struct meeting {
+    struct caller caller;
+    pthread_t runner;
+    const uint8_t *ram;
+    uint16_t start;
+};
+
+/* While the guest counts another thread asks for its registers and has to wait; then a signal ends the run. */
+static void *ask_then_signal(void *arg)
 {
-    usleep(150000);
-    pthread_kill(*(pthread_t *)thread, SIGUSR1);
+    struct meeting *t = arg;
+    sender_wait_counting(t->ram, t->start);
+    pthread_create(&t->caller.thread, NULL, get_regs, &t->caller);
+    while (!t->caller.id)
+        usleep(100);
+    thread_wait_state(t->caller.id, "SD");
+    sender_wait_counting(t->ram, sender_count(t->ram));
+    pthread_kill(t->runner, SIGUSR1);
     return NULL;
 }
 
+/* A kernel's waiter may spin while the vCPU is on another processor, and would never be seen asleep. */
+static void use_one_processor(void)
+{
+    cpu_set_t may, one;
+    int n = 0;
+    REQUIRE(sched_getaffinity(0, sizeof may, &may) == 0);
+    while (!CPU_ISSET(n, &may))
+        n++;
+    CPU_ZERO(&one);
+    CPU_SET(n, &one);
+    REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
+}
+
+/* A call on a running vCPU from another thread waits until KVM_RUN returns: what it then tells is where the guest stopped. */
 static void calls_wait_for_run(const struct peer *p)
 {
     struct machine m;
+    use_one_processor();
     machine_create(&m, p, 0);
-    LOAD(loop);
+    LOAD(count);
     struct sigaction action = { .sa_handler = do_nothing };
     sigaction(SIGUSR1, &action, NULL);
-    struct runner r = { .p = p, .vcpu = m.vcpu };
-    pthread_t self = pthread_self(), signaller;
-    sigset_t usr1;
-    sigemptyset(&usr1);
-    sigaddset(&usr1, SIGUSR1);
-    REQUIRE(pthread_create(&r.thread, NULL, get_regs_later, &r) == 0);
-    REQUIRE(pthread_create(&signaller, NULL, signal_later, &self) == 0);
+    struct meeting t = { .caller = { .p = p, .vcpu = m.vcpu }, .runner = pthread_self(), .ram = m.ram, .start = sender_count(m.ram) };
+    pthread_t asker;
+    REQUIRE(pthread_create(&asker, NULL, ask_then_signal, &t) == 0);
     CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
-    pthread_join(r.thread, NULL);
-    pthread_join(signaller, NULL);
-    CHECK_EQ(r.result, 0);
-    CHECK(r.error >= 80); /* milliseconds waited */
+    pthread_join(asker, NULL);
+    pthread_join(t.caller.thread, NULL);
+    CHECK_EQ(t.caller.result, 0);
+    struct kvm_regs r = machine_regs(&m, p);
+    CHECK_BYTES(&t.caller.regs, &r, sizeof r);
+    CHECK_EQ(sender_count(m.ram), (uint16_t)(r.rcx - (r.rip == CODE_AT + 1)));
 }
 
 const struct conform_case cases_today_run[] = {
@@ -387,7 +418,7 @@ const struct conform_case cases_today_run[] = {
     { "hardware_breakpoint", hardware_breakpoint },
     { "software_breakpoint", software_breakpoint },
     { "nmi", nmi },
-    { "client_changes_code_before_run", client_changes_running_code },
+    { "client_changes_code", client_changes_code },
     { "second_vcpu_waits", second_vcpu_waits },
     { "calls_wait_for_run", calls_wait_for_run },
 };

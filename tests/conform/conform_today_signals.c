@@ -3,6 +3,7 @@
  * Signals and KVM_RUN: what a handler may find and do, how actions are set, who gets which fault.
  */
 #include "tests/conform/machine_today.h"
+#include "tests/conform/sender.h"
 
 #include <pthread.h>
 #include <setjmp.h>
@@ -10,18 +11,17 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
 
-PAYLOAD(loop);
+PAYLOAD(count);
+PAYLOAD(count_halting);
 #define LOAD(name) machine_load(&m, p, payload_##name, PAYLOAD_BYTES(name))
-#define LATER_US 30000
 
 static struct machine m;
 static const struct peer *peer;
 static volatile unsigned n_handled, seen_reason, seen_value;
-static volatile uint64_t seen_rip;
+static struct kvm_regs seen_regs;
+static struct sender sender;
 static sigjmp_buf escape;
 
 static void count(int number)
@@ -30,17 +30,27 @@ static void count(int number)
     n_handled++;
 }
 
-static void send_later(void)
+/* One KVM_RUN into which a signal comes once the guest runs, as a timer's would. */
+static void run_until(int number)
 {
-    const struct itimerval once = { .it_value = { 0, LATER_US } };
-    setitimer(ITIMER_REAL, &once, NULL);
+    const struct peer *p = peer;
+    sender_start(&sender, number, SENDER_TO_PROCESS, m.ram);
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    sender_join(&sender);
+}
+
+/* Between two instructions of payload count. */
+static void check_counting(const struct kvm_regs *r)
+{
+    CHECK(r->rip == CODE_AT || r->rip == CODE_AT + 1 || r->rip == CODE_AT + 5);
+    CHECK_EQ(sender_count(m.ram), (uint16_t)(r->rcx - (r->rip == CODE_AT + 1)));
 }
 
 static void create(const struct peer *p, unsigned with)
 {
     peer = p;
     machine_create(&m, p, with);
-    LOAD(loop);
+    LOAD(count);
 }
 
 static void handle_with(void (*handler)(int), int flags)
@@ -51,10 +61,10 @@ static void handle_with(void (*handler)(int), int flags)
 
 static void look_at_vcpu(int number)
 {
-    struct kvm_regs r;
     seen_value = (unsigned)number;
     seen_reason = m.run->exit_reason;
-    seen_rip = peer->port->ioctl(m.vcpu, KVM_GET_REGS, &r) < 0 ? 0 : r.rip;
+    if (peer->port->ioctl(m.vcpu, KVM_GET_REGS, &seen_regs) < 0)
+        seen_regs.rip = 0;
     n_handled++;
 }
 
@@ -64,12 +74,11 @@ static void handler_sees_exit(const struct peer *p)
     create(p, 0);
     handle_with(look_at_vcpu, SA_RESTART);
     for (unsigned i = 1; i <= 3; i++) {
-        send_later();
-        CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+        run_until(SIGALRM);
         CHECK_EQ(n_handled, i);
         CHECK_EQ(seen_value, SIGALRM);
         CHECK_EQ(seen_reason, KVM_EXIT_INTR);
-        CHECK_EQ(seen_rip, CODE_AT);
+        check_counting(&seen_regs);
     }
 }
 
@@ -85,11 +94,13 @@ static void handler_jumps_away(const struct peer *p)
     handle_with(jump_away, 0);
     for (unsigned i = 0; i < 3; i++) {
         if (sigsetjmp(escape, 1) == 0) {
-            send_later();
+            sender_start(&sender, SIGALRM, SENDER_TO_PROCESS, m.ram);
             p->port->ioctl(m.vcpu, KVM_RUN, 0);
             CHECK(!"the handler jumps");
         }
-        CHECK_EQ(machine_regs(&m, p).rip, CODE_AT);
+        sender_join(&sender);
+        struct kvm_regs r = machine_regs(&m, p);
+        check_counting(&r);
     }
 }
 
@@ -104,13 +115,11 @@ static void handler_sets_immediate_exit(const struct peer *p)
 {
     create(p, 0);
     handle_with(ask_for_exit, 0);
-    send_later();
-    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    run_until(SIGALRM);
     CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
     CHECK_EQ(n_handled, 1);
     m.run->immediate_exit = 0;
-    send_later();
-    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    run_until(SIGALRM);
     CHECK_EQ(n_handled, 2);
 }
 
@@ -128,16 +137,14 @@ static void handler_for_one_time(const struct peer *p)
 {
     create(p, 0);
     handle_with(count, (int)(SA_RESETHAND | SA_NODEFER));
-    send_later();
-    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    run_until(SIGALRM);
     CHECK_EQ(n_handled, 1);
     struct sigaction now;
     sigaction(SIGALRM, NULL, &now);
     CHECK(now.sa_handler == SIG_DFL);
     CHECK(signal(SIGALRM, count) == SIG_DFL);
     CHECK(signal(SIGALRM, count) == count);
-    send_later();
-    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    run_until(SIGALRM);
     CHECK_EQ(n_handled, 2);
 }
 
@@ -151,23 +158,23 @@ static void ignored_signal_goes_unnoticed(const struct peer *p)
     signal(SIGURG, SIG_DFL);
     raise(SIGUSR1);
     raise(SIGURG);
-    send_later();
-    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    run_until(SIGALRM);
     CHECK_EQ(n_handled, 1);
 }
 
 /* HLT waits inside KVM_RUN; every signal ends the wait once. */
 static void signal_while_halted(const struct peer *p)
 {
-    static const uint8_t halt[] = { 0xfb, 0xf4, 0xeb, 0xfd }; /* sti; hlt; jmp back to it */
     create(p, WITH_IRQCHIP);
-    machine_load(&m, p, halt, sizeof halt);
+    LOAD(count_halting);
     handle_with(look_at_vcpu, 0);
     for (unsigned i = 1; i <= 3; i++) {
-        send_later();
+        sender_start(&sender, SIGALRM, SENDER_WHEN_ASLEEP, m.ram);
         CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+        sender_join(&sender);
         CHECK_EQ(n_handled, i);
-        CHECK_EQ(seen_rip, CODE_AT + 2);
+        CHECK_EQ(seen_regs.rip, CODE_AT + 7);
+        CHECK_EQ(sender_count(m.ram), 1);
     }
 }
 
@@ -185,14 +192,17 @@ struct runner {
     int vcpu;
     pthread_t thread;
     unsigned n_interrupted;
-    atomic_bool is_running;
+    uint8_t *data;  /* where its DS begins */
+    uint16_t start; /* of the count, before each run */
+    atomic_uint n_begun;
 };
 
 static void *run_vcpu(void *arg)
 {
     struct runner *r = arg;
     while (r->n_interrupted < 5) {
-        r->is_running = true;
+        r->start = sender_count(r->data);
+        r->n_begun++;
         if (peer->port->ioctl(r->vcpu, KVM_RUN, 0) == 0 || errno != EINTR)
             break;
         r->n_interrupted++;
@@ -200,24 +210,36 @@ static void *run_vcpu(void *arg)
     return NULL;
 }
 
+/* A second vCPU with the same code and with data of its own. */
+static void add_counting_vcpu(struct runner *r, const struct peer *p)
+{
+    struct machine second = m;
+    struct kvm_sregs s;
+    struct kvm_run *run;
+    second.vcpu = r->vcpu = machine_add_vcpu(&m, p, 1, &run);
+    machine_load(&second, p, payload_count, PAYLOAD_BYTES(count));
+    CALL(r->vcpu, KVM_GET_SREGS, &s);
+    s.ds.base = DATA_AT;
+    s.ds.selector = DATA_AT >> 4;
+    CALL(r->vcpu, KVM_SET_SREGS, &s);
+    r->data = m.ram + DATA_AT;
+}
+
 static void threads_get_their_own(const struct peer *p)
 {
     create(p, 0);
-    struct kvm_run *run;
-    struct runner r[2] = { { .vcpu = m.vcpu }, { .vcpu = machine_add_vcpu(&m, p, 1, &run) } };
-    struct machine second = m;
-    second.vcpu = r[1].vcpu;
-    machine_load(&second, p, payload_loop, PAYLOAD_BYTES(loop));
+    struct runner r[2] = { { .vcpu = m.vcpu, .data = m.ram } };
+    add_counting_vcpu(&r[1], p);
     struct sigaction action = { .sa_sigaction = take_value, .sa_flags = SA_SIGINFO };
     sigaction(SIGRTMIN, &action, NULL);
     for (unsigned i = 0; i < 2; i++)
         REQUIRE(pthread_create(&r[i].thread, NULL, run_vcpu, &r[i]) == 0);
     for (unsigned i = 0; i < 10; i++) {
-        while (!r[i & 1].is_running)
-            usleep(1000);
-        r[i & 1].is_running = false;
-        usleep(20000);
-        pthread_sigqueue(r[i & 1].thread, SIGRTMIN, (union sigval){ .sival_int = 1 << i });
+        struct runner *to = &r[i & 1];
+        while (to->n_begun <= i / 2)
+            usleep(100);
+        sender_wait_counting(to->data, to->start);
+        pthread_sigqueue(to->thread, SIGRTMIN, (union sigval){ .sival_int = 1 << i });
     }
     for (unsigned i = 0; i < 2; i++) {
         pthread_join(r[i].thread, NULL);
@@ -284,13 +306,8 @@ static void fault_signal_is_sent(const struct peer *p)
     divide_by_zero(p);
     raise(SIGFPE);
     CHECK_EQ(n_handled, 1);
-    LOAD(loop);
-    timer_t timer;
-    struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGFPE };
-    REQUIRE(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0);
-    struct itimerspec when = { .it_value = { 0, LATER_US * 1000 } };
-    timer_settime(timer, 0, &when, NULL);
-    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EINTR);
+    LOAD(count);
+    run_until(SIGFPE);
     CHECK_EQ(n_handled, 2);
 }
 
