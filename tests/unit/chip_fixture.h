@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A VM with the chips of a PC, real core, an engine that runs nothing, and 64 KiB of RAM at 0. For the tests of src/chip.
+ * A VM with the chips of a PC, real core but for its clock (hand_clock.h), an engine that runs nothing, and 64 KiB of RAM at 0. For the tests of src/chip.
  */
 #ifndef VITRINE_TESTS_UNIT_CHIP_FIXTURE_H
 #define VITRINE_TESTS_UNIT_CHIP_FIXTURE_H
@@ -9,7 +9,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
@@ -17,8 +16,10 @@
 #include "chip/pc.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
+#include "hand_clock.h"
 
 #define RAM_BYTES 0x10000u
+#define MS 1000000ull
 
 static struct vm *vm;
 static struct vcpu *cpu[3];
@@ -114,20 +115,6 @@ static inline uint8_t in8(uint16_t port)
     uint8_t value = 0;
     assert_int_equal(bus_read(&vm->pio, cpu[0], port, 1, &value), 0);
     return value;
-}
-
-static inline void sleep_ms(unsigned ms)
-{
-    struct timespec t = { ms / 1000, (ms % 1000) * 1000000l };
-    nanosleep(&t, NULL);
-}
-
-/* Waits up to two seconds for an interrupt and takes it. */
-static inline int wait_irq(struct vcpu *v)
-{
-    for (unsigned i = 0; i < 2000 && vm->chip->irq_peek(v) < 0; i++)
-        sleep_ms(1);
-    return vm->chip->irq_take(v);
 }
 
 #endif

@@ -31,6 +31,7 @@
 #include "core/time.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
+#include "tests/thread_state.h"
 
 /* ---- fakes ---- */
 
@@ -93,9 +94,8 @@ static hva_t make_ram(uint64_t bytes)
 
 static void wait_until(_Atomic unsigned *value, unsigned wanted)
 {
-    for (int i = 0; i < 5000 && atomic_load(value) != wanted; i++)
-        usleep(1000);
-    assert_int_equal(atomic_load(value), wanted);
+    while (atomic_load(value) != wanted)
+        usleep(100);
 }
 
 /* ---- tests ---- */
@@ -290,11 +290,34 @@ static void test_vcpu_life(void **state)
     assert_int_equal(n_destroyed, 2);
 }
 
-static void *kick_thread(void *arg)
+/* Something that happens to a thread once it sleeps in vcpu_block. */
+struct disturbance {
+    struct vcpu *v;
+    int sig; /* 0: a request to the vCPU instead of a signal */
+    pthread_t thread, target;
+    pid_t target_id;
+};
+
+static void *disturb(void *arg)
 {
-    usleep(20000);
-    vcpu_request(arg, VREQ_EVENT);
+    const struct disturbance *d = arg;
+    while (!atomic_load(&d->v->is_blocked))
+        usleep(100);
+    thread_wait_state(d->target_id, "S");
+    if (d->sig)
+        pthread_kill(d->target, d->sig);
+    else
+        vcpu_request(d->v, VREQ_EVENT);
     return NULL;
+}
+
+static int block_until(struct vcpu *v, int sig)
+{
+    struct disturbance d = { .v = v, .sig = sig, .target = pthread_self(), .target_id = gettid() };
+    assert_int_equal(pthread_create(&d.thread, NULL, disturb, &d), 0);
+    int result = vcpu_block(v);
+    pthread_join(d.thread, NULL);
+    return result;
 }
 
 static _Atomic unsigned n_rounds;
@@ -317,10 +340,8 @@ static void test_block_kick(void **state)
     struct vcpu *v;
     pthread_t thread;
     assert_int_equal(vcpu_create(vm, 0, &v), 0);
-    pthread_create(&thread, NULL, kick_thread, v);
-    while (!atomic_load(&v->requests))
-        assert_int_equal(vcpu_block(v), 0);
-    pthread_join(thread, NULL);
+    assert_int_equal(block_until(v, 0), 0);
+    assert_int_equal(atomic_load(&v->requests), VREQ_EVENT);
     assert_int_equal(vcpu_block(v), 0); /* exit_req still set: at once */
 
     /* Lost wake-ups would hang here. */
@@ -346,18 +367,6 @@ static void handler(int sig)
     n_handled++;
 }
 
-struct sender {
-    pthread_t target;
-    int sig;
-};
-static void *signal_thread(void *arg)
-{
-    const struct sender *s = arg;
-    usleep(20000);
-    pthread_kill(s->target, s->sig);
-    return NULL;
-}
-
 static void test_block_signal(void **state)
 {
     (void)state;
@@ -366,13 +375,9 @@ static void test_block_signal(void **state)
     assert_int_equal(vcpu_create(vm, 0, &v), 0);
     struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
     sigaction(SIGUSR1, &action, NULL);
-    struct sender s = { pthread_self(), SIGUSR1 };
-    pthread_t thread;
 
     /* A handler ran. */
-    pthread_create(&thread, NULL, signal_thread, &s);
-    assert_int_equal(vcpu_block(v), -EINTR);
-    pthread_join(thread, NULL);
+    assert_int_equal(block_until(v, SIGUSR1), -EINTR);
     assert_int_equal(n_handled, 1);
 
     /* Blocked by the caller, unblocked by the run mask: ends the wait and stays pending. Twice: also when it is pending from the start. */
@@ -382,10 +387,8 @@ static void test_block_signal(void **state)
     pthread_sigmask(SIG_BLOCK, &usr1, NULL);
     sigemptyset(&v->run_mask);
     v->has_run_mask = true;
-    pthread_create(&thread, NULL, signal_thread, &s);
     assert_false(vcpu_signal_pending(v));
-    assert_int_equal(vcpu_block(v), -EINTR);
-    pthread_join(thread, NULL);
+    assert_int_equal(block_until(v, SIGUSR1), -EINTR);
     assert_true(vcpu_signal_pending(v));
     assert_int_equal(vcpu_block(v), -EINTR);
     sigpending(&pending);
@@ -395,9 +398,7 @@ static void test_block_signal(void **state)
     /* Blocked by the run mask too: not seen. */
     v->run_mask = usr1;
     assert_false(vcpu_signal_pending(v));
-    pthread_create(&thread, NULL, kick_thread, v);
-    assert_int_equal(vcpu_block(v), 0);
-    pthread_join(thread, NULL);
+    assert_int_equal(block_until(v, 0), 0);
     atomic_store(&v->exit_req, 0);
 
     uint8_t byte = 1;
@@ -412,12 +413,9 @@ static void test_block_signal(void **state)
 
 static int run_until_tick(struct vcpu *v)
 {
-    for (int i = 0; i < 2000; i++) {
-        if (atomic_load(&v->requests) & VREQ_TICK)
-            return 0;
-        usleep(1000);
-    }
-    return -ETIMEDOUT;
+    while (!(atomic_load(&v->requests) & VREQ_TICK))
+        usleep(100);
+    return 0;
 }
 
 static void test_tick(void **state)
@@ -434,9 +432,9 @@ static void test_tick(void **state)
         atomic_store(&v->requests, 0);
         assert_int_equal(vcpu_run(v), 0);
     }
-    usleep(20000);
     assert_int_equal(vm->tick.users, 0);
-    assert_false(vm->tick.is_armed); /* nobody runs: no timer */
+    while (vm->tick.is_armed) /* nobody runs: no timer, after the last tick */
+        usleep(100);
     vcpu_destroy(v);
     vm_put(vm);
 }
@@ -623,8 +621,11 @@ static void test_time(void **state)
     assert_true(passed >= ticks / 2 - ticks / 10000 && passed <= ticks / 2 + ticks / 10000);
     value = vcpu_tsc(v);
     assert_true(value >= 1000000000000 && value < 1000000000000 + vm->tsc_khz * 60000);
-    value = time_tsc_deadline_ns(v, vcpu_tsc(v) + v->tsc_khz * 50);
-    assert_in_range(value - timer_now_ns(), 30000000, 50000000);
+    uint64_t earlier = timer_now_ns();
+    uint64_t deadline = vcpu_tsc(v) + v->tsc_khz * 3600000;
+    value = time_tsc_deadline_ns(v, deadline);
+    assert_true(value >= earlier + time_tsc_to_ns(v, deadline - vcpu_tsc(v)) + 1);
+    assert_true(value <= timer_now_ns() + 3600000000001);
     assert_true(time_tsc_deadline_ns(v, 1) <= timer_now_ns());
     assert_true(time_tsc_deadline_ns(v, ~0ull) > timer_now_ns());
 
@@ -686,7 +687,8 @@ static void test_irqfd(void **state)
     int copy = dup(fd);
     assert_int_equal(irqfd_deassign(vm, copy, 30), 0);
     eventfd_write(fd, 1);
-    usleep(20000);
+    eventfd_write(line, 1); /* seen by the thread that would have seen the other */
+    wait_until(&ioapic_level, 10);
     assert_int_equal(msis, 5);
     assert_int_equal(irqfd_deassign(vm, line, 9), 0);
     vm->has_irqchip = vm->has_split_irqchip = false;

@@ -109,7 +109,10 @@ static void test_storm(void **state)
         reg_write(cpu[1], LREG_EOI, 0);
     }
     assert_int_equal(n, 10000);
-    assert_int_equal(wait_irq(cpu[1]), 0x51);
+    hand_clock_step_ns(10 * MS - 1);
+    assert_int_equal(vm->chip->irq_take(cpu[1]), -1);
+    hand_clock_step_ns(1);
+    assert_int_equal(vm->chip->irq_take(cpu[1]), 0x51);
 }
 
 static void test_state(void **state)

@@ -3,6 +3,7 @@
  * Local APIC: reset values, priorities, destinations, modes, timer, state, and the paravirtual clock MSRs beside it.
  */
 #include <errno.h>
+#include <time.h>
 
 #include "chip_fixture.h"
 #include "core/time.h"
@@ -177,20 +178,21 @@ static void test_timer_oneshot(void **state)
     reg_write(cpu[0], LREG_TIMER_DIVIDE, 0xb); /* 1 */
     reg_write(cpu[0], LREG_LVT_TIMER, 0x30);
     reg_write(cpu[0], LREG_TIMER_INIT, 500000000);
-    uint32_t a = reg_read(cpu[0], LREG_TIMER_CURRENT);
-    sleep_ms(2);
-    uint32_t b = reg_read(cpu[0], LREG_TIMER_CURRENT);
-    assert_true(a <= 500000000 && a - b >= 2000000 && a - b < 400000000);
-    assert_int_equal(ops->irq_peek(cpu[0]), -1);
-    uint64_t start = timer_now_ns();
+    assert_int_equal(reg_read(cpu[0], LREG_TIMER_CURRENT), 500000000);
+    hand_clock_step_ns(2 * MS);
+    assert_int_equal(reg_read(cpu[0], LREG_TIMER_CURRENT), 498000000);
+    assert_int_equal(ops->irq_take(cpu[0]), -1);
     reg_write(cpu[0], LREG_TIMER_DIVIDE, 0x0); /* 2 */
+    assert_int_equal(reg_read(cpu[0], LREG_TIMER_CURRENT), 498000000);
     reg_write(cpu[0], LREG_TIMER_INIT, 2500000);
-    assert_int_equal(wait_irq(cpu[0]), 0x30);
-    assert_true(timer_now_ns() - start >= 5000000);
+    hand_clock_step_ns(5 * MS - 1);
+    assert_int_equal(ops->irq_take(cpu[0]), -1);
+    hand_clock_step_ns(1);
+    assert_int_equal(ops->irq_take(cpu[0]), 0x30);
     assert_int_equal(reg_read(cpu[0], LREG_TIMER_CURRENT), 0);
     reg_write(cpu[0], LREG_EOI, 0);
-    sleep_ms(12);
-    assert_int_equal(ops->irq_peek(cpu[0]), -1);
+    hand_clock_step_ns(1000 * MS);
+    assert_int_equal(ops->irq_take(cpu[0]), -1);
 }
 
 static void test_timer_periodic(void **state)
@@ -201,16 +203,20 @@ static void test_timer_periodic(void **state)
     reg_write(cpu[0], LREG_LVT_TIMER, 0x20030);
     reg_write(cpu[0], LREG_TIMER_INIT, 3000000);
     for (unsigned i = 0; i < 4; i++) {
-        assert_int_equal(wait_irq(cpu[0]), 0x30);
+        hand_clock_step_ns(3 * MS - 1);
+        assert_int_equal(reg_read(cpu[0], LREG_TIMER_CURRENT), 1);
+        assert_int_equal(ops->irq_take(cpu[0]), -1);
+        hand_clock_step_ns(1);
+        assert_int_equal(reg_read(cpu[0], LREG_TIMER_CURRENT), 3000000);
+        assert_int_equal(ops->irq_take(cpu[0]), 0x30);
         reg_write(cpu[0], LREG_EOI, 0);
     }
     reg_write(cpu[0], LREG_TIMER_INIT, 0);
-    ops->irq_take(cpu[0]);
-    reg_write(cpu[0], LREG_EOI, 0);
-    sleep_ms(8);
-    assert_int_equal(ops->irq_peek(cpu[0]), -1);
+    hand_clock_step_ns(1000 * MS);
+    assert_int_equal(ops->irq_take(cpu[0]), -1);
 }
 
+/* The TSC is the host's and goes on by itself: the timer expires on the clock, not before the TSC can be there. */
 static void test_tsc_deadline(void **state)
 {
     (void)state;
@@ -220,12 +226,16 @@ static void test_tsc_deadline(void **state)
     assert_int_equal(ops->msr_read(cpu[0], MSR_TSC_DEADLINE, &value, false), 0);
     assert_int_equal(value, 0);
     reg_write(cpu[0], LREG_LVT_TIMER, 0x40031);
-    uint64_t deadline = vcpu_tsc(cpu[0]) + time_ns_to_tsc(cpu[0], 5000000);
+    uint64_t before = vcpu_tsc(cpu[0]), deadline = before + time_ns_to_tsc(cpu[0], 3600000 * MS);
     assert_int_equal(ops->msr_write(cpu[0], MSR_TSC_DEADLINE, deadline, false), 0);
+    uint64_t after = vcpu_tsc(cpu[0]);
     assert_int_equal(ops->msr_read(cpu[0], MSR_TSC_DEADLINE, &value, false), 0);
     assert_int_equal(value, deadline);
-    assert_int_equal(wait_irq(cpu[0]), 0x31);
-    assert_true(vcpu_tsc(cpu[0]) >= deadline);
+    uint64_t soonest = time_tsc_to_ns(cpu[0], deadline - after), latest = time_tsc_to_ns(cpu[0], deadline - before) + 1;
+    hand_clock_step_ns(soonest);
+    assert_int_equal(ops->irq_take(cpu[0]), -1);
+    hand_clock_step_ns(latest - soonest);
+    assert_int_equal(ops->irq_take(cpu[0]), 0x31);
     assert_int_equal(ops->msr_read(cpu[0], MSR_TSC_DEADLINE, &value, false), 0);
     assert_int_equal(value, 0);
     reg_write(cpu[0], LREG_EOI, 0);
@@ -251,39 +261,68 @@ static void test_state_round_trip(void **state)
     assert_int_equal(ops->irq_take(cpu[1]), 0x45);
 }
 
+struct clock_page {
+    uint32_t version, pad;
+    uint64_t tsc, ns;
+    uint32_t mul;
+    int8_t shift;
+    uint8_t flags;
+};
+
+/* What a guest reads from its page now. */
+static uint64_t guest_ns(const struct clock_page *page)
+{
+    uint64_t ticks = vcpu_tsc(cpu[0]) - page->tsc;
+    ticks = page->shift < 0 ? ticks >> -page->shift : ticks << page->shift;
+    return page->ns + (uint64_t)((unsigned __int128)ticks * page->mul >> 32);
+}
+
+/* The VM's clock goes by the TSC like the guest's, or where that is not to be trusted by the test's clock, which stands. */
+static void check_same_clock(const struct clock_page *page)
+{
+    uint64_t before = guest_ns(page), host = pvclock_now_ns(vm), after = guest_ns(page);
+    if (page->flags & 1)
+        assert_true(before <= host && host <= after);
+    else
+        assert_true(host == page->ns);
+}
+
+static uint64_t wall_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 * MS + (uint64_t)t.tv_nsec;
+}
+
 static void test_pv_clock(void **state)
 {
     (void)state;
-    struct {
-        uint32_t version, pad;
-        uint64_t tsc, ns;
-        uint32_t mul;
-        int8_t shift;
-        uint8_t flags;
-    } page;
+    struct clock_page page;
     uint64_t value;
     memset(ram, 0, sizeof(ram));
     assert_int_equal(ops->msr_write(cpu[0], 0x4b564d01, 0x1001, false), 0);
     ops->vcpu_run_enter(cpu[0]);
     memcpy(&page, ram + 0x1000, sizeof(page));
     assert_true(page.version >= 2 && !(page.version & 1));
-    uint64_t ticks = vcpu_tsc(cpu[0]) - page.tsc;
-    ticks = page.shift < 0 ? ticks >> -page.shift : ticks << page.shift;
-    uint64_t guest = page.ns + (uint64_t)((unsigned __int128)ticks * page.mul >> 32), host = pvclock_now_ns(vm);
-    assert_true(host >= guest && host - guest < 50000000);
+    check_same_clock(&page);
     uint32_t version = page.version;
     ops->vcpu_run_enter(cpu[0]);
-    pvclock_set_ns(vm, 1000000000000ull);
+    uint64_t before = vcpu_tsc(cpu[0]);
+    pvclock_set_ns(vm, 1000000 * MS);
     ops->vcpu_run_enter(cpu[0]);
     memcpy(&page, ram + 0x1000, sizeof(page));
     assert_true(page.version > version);
-    host = pvclock_now_ns(vm);
-    assert_true(host >= 1000000000000ull && host < 1001000000000ull);
+    check_same_clock(&page);
+    uint64_t host = pvclock_now_ns(vm) - 1000000 * MS;
+    assert_true(host <= time_tsc_to_ns(cpu[0], vcpu_tsc(cpu[0]) - before));
+    uint64_t wall_before = wall_ns(), clock_before = pvclock_now_ns(vm);
     assert_int_equal(ops->msr_write(cpu[0], 0x11, 0x2000, false), 0);
+    uint64_t wall_after = wall_ns(), clock_after = pvclock_now_ns(vm);
     uint32_t wall[3];
     memcpy(wall, ram + 0x2000, sizeof(wall));
     assert_true(!(wall[0] & 1) && wall[0]);
-    assert_in_range(wall[1], time(NULL) - 1003, time(NULL) - 998);
+    uint64_t boot = wall[1] * (1000 * MS) + wall[2];
+    assert_true(boot >= wall_before - clock_after && boot <= wall_after - clock_before);
     assert_int_equal(ops->msr_write(cpu[0], 0x4b564d03, 0x3003, false), -EINVAL);
     assert_int_equal(ops->msr_write(cpu[0], 0x4b564d03, 0x3001, false), 0);
     ops->vcpu_run_enter(cpu[0]);
