@@ -33,4 +33,15 @@ BEGIN(msrs)
     iret
 END(msrs)
 
+/* Writes to as many pages as 0x2002 says, one after the other, from the segment at 0x2000 on. */
+BEGIN(pages)
+    mov 0x2000, %ax
+    mov 0x2002, %cx
+1:  mov %ax, %es
+    incb %es:0x10
+    add $0x100, %ax
+    loop 1b
+    hlt
+END(pages)
+
     .section .note.GNU-stack, "", @progbits

@@ -22,7 +22,8 @@ enum exit_kind {
     EXIT_SYSTEM_EVENT,
     EXIT_TPR_ACCESS,
     EXIT_INTERNAL_ERROR, /* the engine cannot go on; bytes and length say where */
-    EXIT_MEMORY_FAULT,   /* host memory behind a slot is gone */
+    EXIT_DIRTY_RING_FULL,
+    EXIT_MEMORY_FAULT, /* host memory behind a slot is gone */
     EXIT_KIND_COUNT
 };
 

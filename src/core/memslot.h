@@ -12,6 +12,7 @@
 
 #define MEMSLOT_READONLY 1u /* guest writes go to the client as MMIO */
 #define MEMSLOT_LOG_DIRTY 2u
+#define MEMSLOT_ALL_DIRTY 4u /* a new bitmap starts with every page dirty */
 
 /* Address spaces: what a vCPU sees outside of system management mode, and in it. */
 enum { SPACE_NORMAL, SPACE_SMM, SPACE_COUNT };
@@ -48,12 +49,18 @@ static inline const struct memslot *memslots_find(const struct memslots *t, gpa_
     return NULL;
 }
 
-static inline void memslot_mark_dirty(const struct memslot *s, gpa_t gpa)
+static inline uint64_t memslot_page(const struct memslot *s, gpa_t gpa)
 {
-    if (s->dirty) {
-        uint64_t page = (gpa - s->gpa) >> PAGE_SHIFT;
-        atomic_fetch_or_explicit(&s->dirty[page / 64], 1ull << (page % 64), memory_order_relaxed);
-    }
+    return (gpa - s->gpa) >> PAGE_SHIFT;
+}
+
+/* True if the slot is logged and the page was clean. */
+static inline bool memslot_mark_dirty(const struct memslot *s, gpa_t gpa)
+{
+    if (!s->dirty)
+        return false;
+    uint64_t page = memslot_page(s, gpa), bit = 1ull << (page % 64);
+    return !(atomic_fetch_or_explicit(&s->dirty[page / 64], bit, memory_order_relaxed) & bit);
 }
 
 #endif

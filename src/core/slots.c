@@ -12,7 +12,9 @@
 
 #include "base/guard.h"
 #include "base/memfd.h"
+#include "core/dirty_ring.h"
 #include "core/vm.h"
+#include "core/vm_priv.h"
 
 static const struct memslots *reader_enter(struct vm *vm, unsigned space, unsigned *parity)
 {
@@ -99,18 +101,28 @@ static struct memslots *make_table(const struct memslots *old, uint32_t id, cons
     return t;
 }
 
-/* Bits survive as long as page n of the slot stays the same memory: a new bitmap if logging starts or the size, address or memory changes. */
+static void fill_bitmap(_Atomic uint64_t *bitmap, uint64_t pages)
+{
+    for (uint64_t i = 0; i < pages; i++)
+        bitmap[i / 64] |= 1ull << (i % 64);
+}
+
+/* Bits survive as long as page n of the slot stays the same memory: a new bitmap if logging starts or the size or memory changes. */
 static int choose_bitmap(struct memslot *wanted, const struct memslot *old)
 {
     wanted->dirty = NULL;
     if (!(wanted->flags & MEMSLOT_LOG_DIRTY))
         return 0;
-    if (old && old->dirty && old->bytes == wanted->bytes && old->gpa == wanted->gpa && old->hva == wanted->hva) {
+    if (old && old->dirty && old->bytes == wanted->bytes && old->hva == wanted->hva) {
         wanted->dirty = old->dirty;
         return 0;
     }
     wanted->dirty = calloc(dirty_words(wanted->bytes), sizeof *wanted->dirty);
-    return wanted->dirty ? 0 : -ENOMEM;
+    if (!wanted->dirty)
+        return -ENOMEM;
+    if (wanted->flags & MEMSLOT_ALL_DIRTY)
+        fill_bitmap(wanted->dirty, wanted->bytes >> PAGE_SHIFT);
+    return 0;
 }
 
 static void tell_engine(struct vm *vm, const struct memslot *a, const struct memslot *b)
@@ -153,7 +165,7 @@ static int replace_slot(struct vm *vm, const struct memslot *wanted)
 
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva)
 {
-    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY)) || id >> MEMSLOT_SPACE_SHIFT >= SPACE_COUNT)
+    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY | MEMSLOT_ALL_DIRTY)) || id >> MEMSLOT_SPACE_SHIFT >= SPACE_COUNT)
         return -EINVAL;
     struct memslot wanted = { .gpa = gpa, .bytes = bytes, .hva = hva, .id = id, .flags = flags };
     pthread_mutex_lock(&vm->slots_lock);
@@ -188,29 +200,6 @@ static void unlock_log(struct vm *vm)
     pthread_mutex_unlock(&vm->slots_lock);
 }
 
-/*
- * Why no write is lost. An engine sets a page's bit before it makes a write entry for it, and vm_write sets it after its copy. So while a write entry lives,
- * the bit is set in the bitmap or in a harvest that has not returned yet: the entries are flushed after the bits were taken and before the client can look.
- * A store through such an entry after the exchange is of a page that this harvest reports, and has happened when the client reads that page.
- * Collecting again after the flush would break this: it would take bits of entries made since the flush, and those entries would go on unlogged.
- */
-int vm_get_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap)
-{
-    const struct memslot *s;
-    int error = lock_log(vm, id, &s);
-    if (error)
-        return error;
-    uint64_t any = 0;
-    for (uint64_t i = 0; i < dirty_words(s->bytes); i++) {
-        bitmap[i] = atomic_load_explicit(&s->dirty[i], memory_order_relaxed) ? atomic_exchange(&s->dirty[i], 0) : 0;
-        any |= bitmap[i];
-    }
-    if (any) /* else there was no write entry either */
-        tell_engine(vm, s, NULL);
-    unlock_log(vm);
-    return 0;
-}
-
 int vm_peek_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap)
 {
     const struct memslot *s;
@@ -223,6 +212,11 @@ int vm_peek_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap)
     return 0;
 }
 
+/*
+ * Why no write is lost. An engine sets a page's bit before it makes a write entry for it, and vm_write sets it after its copy. So while a write entry lives,
+ * the bit is set in the bitmap or among those that are cleared here: the entries are flushed after the bits were cleared and before the client can look.
+ * A store through such an entry after the clearing is of a page that the client has in its hands, and has happened when the client reads that page.
+ */
 int vm_clear_dirty_log(struct vm *vm, uint32_t id, uint64_t first_page, uint64_t n_pages, const uint64_t *bitmap)
 {
     const struct memslot *s;
@@ -240,9 +234,16 @@ int vm_clear_dirty_log(struct vm *vm, uint32_t id, uint64_t first_page, uint64_t
             any |= atomic_fetch_and(&s->dirty[first_page / 64 + i], ~bitmap[i]) & bitmap[i];
     }
     if (any)
-        tell_engine(vm, s, NULL); /* same order as above: the client copies the pages only after this call */
+        tell_engine(vm, s, NULL);
     unlock_log(vm);
     return 0;
+}
+
+void slots_clear_dirty(struct vm *vm, uint32_t id, uint64_t page)
+{
+    const struct memslot *s = find_slot(vm, id);
+    if (s && s->dirty && page < s->bytes >> PAGE_SHIFT)
+        atomic_fetch_and(&s->dirty[page / 64], ~(1ull << (page % 64)));
 }
 
 /* Bytes from gpa to the end of its slot, at most `bytes`; 0 if there is no slot. */
@@ -295,7 +296,8 @@ int vm_space_write(struct vm *vm, unsigned space, gpa_t gpa, const void *buf, ui
         uint64_t n = span(s, gpa, bytes);
         error = guard_copy(s->hva + (gpa - s->gpa), from, n);
         for (gpa_t page = gpa & ~PAGE_OFFSET_MASK; page < gpa + n; page += PAGE_BYTES)
-            memslot_mark_dirty(s, page); /* after the copy, so that a harvest in between reports it again */
+            if (memslot_mark_dirty(s, page)) /* after the copy, so that a harvest in between reports it again */
+                dirty_ring_push_any(vm, s->id, memslot_page(s, page));
         from += n;
         gpa += n;
         bytes -= n;

@@ -14,7 +14,9 @@
 #include <stdatomic.h>
 
 #include "base/types.h"
+#include "core/dirty_ring.h"
 #include "core/exit.h"
+#include "core/memslot.h"
 #include "core/memslot.h"
 #include "x86/regs.h"
 
@@ -132,6 +134,7 @@ struct vcpu {
     struct vcpu_exit exit;
     struct replay replay;
     struct posted posted;
+    struct dirty_ring dirty_ring;
     bool want_irq_window; /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */
 
     struct cpuid_entry cpuid[CPUID_ENTRIES_MAX];
@@ -159,6 +162,16 @@ struct vcpu {
     uint64_t exits[EXIT_KIND_COUNT]; /* counters, shown by tools */
     uint64_t insn_slow;              /* instructions executed one by one */
 };
+
+/* vCPU thread: it wrote, or is about to get write access to, this page. Leaves soon if its ring is full. General registers only. */
+static inline void vcpu_mark_dirty(struct vcpu *v, const struct memslot *s, gpa_t gpa)
+{
+    if (!memslot_mark_dirty(s, gpa) || !v->dirty_ring.entry)
+        return;
+    dirty_ring_push(&v->dirty_ring, s->id, memslot_page(s, gpa));
+    if (dirty_ring_is_full(&v->dirty_ring))
+        atomic_store(&v->exit_req, 1);
+}
 
 static inline unsigned vcpu_cpl(const struct vcpu *v)
 {

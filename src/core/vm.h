@@ -105,10 +105,10 @@ void vm_put(struct vm *vm); /* last one destroys; no vCPU may be running */
  */
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva);
 
-/* Copies out and clears the dirty bitmap of a slot: ceil(pages / 64) words. -ENOENT no slot, -EINVAL not logging. */
-int vm_get_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap);
-/* The two halves of the manual protocol: copy without clearing; clear the bits given (bit 0 is first_page) and only those. Errors as above, -EINVAL out of
- * range. */
+/*
+ * The dirty bitmap of a slot, in two halves, so that what the client did not get is not lost: copy it, ceil(pages / 64) words; clear the bits given (bit 0 is
+ * first_page) and only those. What is written from then on is reported again. -ENOENT no slot, -EINVAL not logging or out of range.
+ */
 int vm_peek_dirty_log(struct vm *vm, uint32_t id, uint64_t *bitmap);
 int vm_clear_dirty_log(struct vm *vm, uint32_t id, uint64_t first_page, uint64_t n_pages, const uint64_t *bitmap);
 /* Pages of a slot, 0 if there is no such slot: for sizing the bitmap. */

@@ -21,6 +21,9 @@ void tick_start(struct vcpu *v);
 void tick_stop(struct vcpu *v);
 void tick_expired(struct timer *t);
 
+/* slots.c: with slots_lock held. The caller tells the engine. Nothing happens if there is no such page. */
+void slots_clear_dirty(struct vm *vm, uint32_t id, uint64_t page);
+
 /* cpuid.c, msr.c: pieces of the power-up state. */
 void msr_reset(struct vcpu *v);
 unsigned cpuid_phys_bits(const struct vcpu *v); /* MAXPHYADDR of the guest */

@@ -291,7 +291,7 @@ static void span_write(struct soft_vcpu *sv, const struct span *s, const uint8_t
     }
     ram_store(p->host, from, s->bytes);
     if (p->slot)
-        memslot_mark_dirty(p->slot, p->gpa);
+        vcpu_mark_dirty(&sv->v, p->slot, p->gpa);
     if (p->is_code)
         code_page_written(sv, p->gpa, s->bytes);
 }

@@ -146,6 +146,8 @@ enum step event_requests(struct soft_vcpu *sv)
             continue;
         if (s != STEP_NEXT)
             return s;
+        if (dirty_ring_is_full(&v->dirty_ring))
+            return exit_with(sv, EXIT_DIRTY_RING_FULL);
         if (v->vm->chip && v->lapic)
             v->vm->chip->vcpu_run_enter(v);
         run_notice_client(sv);

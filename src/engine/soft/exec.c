@@ -324,7 +324,7 @@ static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, con
     if (s == STEP_NEXT)
         access_note_data(sv, gva, in->mem.bytes, is_write ? ACCESS_WRITE : ACCESS_READ);
     if (s == STEP_NEXT && is_write && place.slot) {
-        memslot_mark_dirty(place.slot, place.gpa);
+        vcpu_mark_dirty(&sv->v, place.slot, place.gpa);
         if (place.is_code)
             code_page_written(sv, place.gpa, in->mem.bytes);
     }

@@ -211,7 +211,7 @@ static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enu
     *old = misc_bit_atomic(p.host, bytes, op, mask);
     access_note_data(sv, gva, bytes, ACCESS_WRITE);
     if (p.slot)
-        memslot_mark_dirty(p.slot, p.gpa);
+        vcpu_mark_dirty(&sv->v, p.slot, p.gpa);
     if (p.is_code)
         code_page_written(sv, p.gpa, bytes);
     return true;

@@ -231,15 +231,18 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
     out->host = s->hva + (w.gpa - s->gpa);
     if (is_write) {
         out->slot = s;
-        /* Without an entry nobody sees that a store is on its way to a page that gets translations just now. */
-        out->is_code = !is_cached || code_page_has(sv, w.gpa >> PAGE_SHIFT);
+        /*
+         * Without an entry nobody sees that a store is on its way to a page that gets translations just now. With the dirty ring full, stores that would
+         * need room in it are done one by one, as between those the vCPU can leave.
+         */
+        out->is_code = !is_cached || dirty_ring_is_full(&sv->v.dirty_ring) || code_page_has(sv, w.gpa >> PAGE_SHIFT);
     }
     if (!is_cached || out->is_code)
         return 0;
     uint64_t host_page = (uint64_t)(uintptr_t)out->host - (w.gpa & PAGE_OFFSET_MASK);
     entry_install(sv, gva, kind, is_user, &w, host_page);
     if (is_write) {
-        memslot_mark_dirty(s, w.gpa);
+        vcpu_mark_dirty(&sv->v, s, w.gpa);
         entry_install(sv, gva, TLB_READ, is_user, &w, host_page); /* what may be written may be read */
         /* Another vCPU may have begun to translate the page since we asked: it sees our entry or we see its mark (cache.c, page_begin). */
         atomic_thread_fence(memory_order_seq_cst);
@@ -263,6 +266,6 @@ hva_t tlb_fill(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user
         return NULL;
     }
     if (kind == TLB_WRITE && p.slot)
-        memslot_mark_dirty(p.slot, p.gpa);
+        vcpu_mark_dirty(&sv->v, p.slot, p.gpa);
     return p.host;
 }

@@ -192,7 +192,7 @@ static bool entry_exchange(const struct walk_entry *e, unsigned bytes, uint64_t 
 }
 
 /* Sets accessed bits, and the leaf's dirty bit for a write. False if an entry changed since it was read: the walk starts over. */
-static bool set_accessed_dirty(const struct walk_state *w, unsigned access)
+static bool set_accessed_dirty(struct soft_vcpu *sv, const struct walk_state *w, unsigned access)
 {
     for (unsigned i = 0; i < w->n; i++) {
         const struct walk_entry *e = &w->entry[i];
@@ -203,7 +203,7 @@ static bool set_accessed_dirty(const struct walk_state *w, unsigned access)
             continue;
         if (!entry_exchange(e, w->entry_bytes, value))
             return false;
-        memslot_mark_dirty(e->slot, e->gpa);
+        vcpu_mark_dirty(&sv->v, e->slot, e->gpa);
     }
     return true;
 }
@@ -216,7 +216,7 @@ static int walk_tables(struct soft_vcpu *sv, gva_t gva, unsigned access, gpa_t t
             return rc;
         if (!is_allowed(sv, w, access))
             return page_fault(sv, gva, access, PF_P);
-    } while (!(access & ACCESS_PROBE) && !set_accessed_dirty(w, access));
+    } while (!(access & ACCESS_PROBE) && !set_accessed_dirty(sv, w, access));
     return 0;
 }
 

@@ -11,6 +11,7 @@
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
+#define DIRTY_LOG_FLAGS (KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET)
 #define ONLINE_CPUS (-1) /* replaced by the number of host CPUs */
 
 #define CAP(name, value)             \
@@ -79,7 +80,9 @@ static const struct kvm_capability capabilities[] = {
     CAP(EXCEPTION_PAYLOAD, 1),
     CAP(X86_USER_SPACE_MSR, 1),
     CAP(X86_MSR_FILTER, 1),
-    CAP(MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE),
+    CAP(MANUAL_DIRTY_LOG_PROTECT2, DIRTY_LOG_FLAGS),
+    CAP(DIRTY_LOG_RING, KVM_DIRTY_RING_BYTES_MAX),
+    CAP(DIRTY_LOG_RING_ACQ_REL, KVM_DIRTY_RING_BYTES_MAX),
     CAP(SET_GUEST_DEBUG2, GUEST_DEBUG_FLAGS),
     CAP(SREGS2, 1),
     CAP(EXIT_ON_EMULATION_FAILURE, 1),
@@ -127,10 +130,15 @@ int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
         m->has_exception_payload = e->args[0];
         break;
     case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
-        if (e->args[0] & ~(uint64_t)KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE)
+        /* The one flag means something only with the other. */
+        if (e->args[0] & ~(uint64_t)(e->args[0] & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE ? DIRTY_LOG_FLAGS : 0))
             r = -EINVAL;
         else
-            m->has_manual_dirty_log = e->args[0];
+            m->dirty_log_flags = (uint32_t)e->args[0];
+        break;
+    case KVM_CAP_DIRTY_LOG_RING:
+    case KVM_CAP_DIRTY_LOG_RING_ACQ_REL:
+        r = kvm_dirty_enable_ring(m, (uint32_t)e->args[0]);
         break;
     case KVM_CAP_X86_USER_SPACE_MSR:
         if (e->args[0] & ~(uint64_t)MSR_EXIT_REASONS)

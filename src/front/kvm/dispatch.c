@@ -58,6 +58,7 @@ static const struct kvm_call calls[] = {
     VM(KVM_SET_USER_MEMORY_REGION,         G2,   "USER_MEMORY",      STRUCT, kvm_memory_set_user),
     VM(KVM_GET_DIRTY_LOG,                  BOTH, "",                 STRUCT, kvm_dirty_get),
     VM(KVM_CLEAR_DIRTY_LOG,                G2,   "MANUAL_DIRTY_LOG_PROTECT2", STRUCT, kvm_dirty_clear),
+    VM(KVM_RESET_DIRTY_RINGS,              G2,   "DIRTY_LOG_RING",   VALUE,  kvm_dirty_reset_rings),
     VM(KVM_CREATE_VCPU,                    BOTH, "",                 VALUE,  kvm_vm_create_vcpu),
     VM(KVM_CHECK_EXTENSION,                G2,   "CHECK_EXTENSION_VM", VALUE, kvm_capability_check_vm),
     VM(KVM_ENABLE_CAP,                     G2,   "ENABLE_CAP_VM",    STRUCT, kvm_capability_enable_vm),

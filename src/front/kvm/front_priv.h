@@ -19,7 +19,8 @@
 
 #define KVM_SLOTS 509u /* what KVM_CAP_NR_MEMSLOTS says: of one address space */
 #define KVM_RUN_PAGES 3u
-#define KVM_MAX_MSRS 256u /* one call's KVM_GET_MSRS; this many is already too many */
+#define KVM_DIRTY_RING_BYTES_MAX 0x100000 /* as Linux: 65536 entries */
+#define KVM_MAX_MSRS 256u                 /* one call's KVM_GET_MSRS; this many is already too many */
 
 /* One call's argument. data is the dispatcher's copy (KVM_ARG_STRUCT), value the bare argument: a number or the client's address. */
 struct kvm_arg {
@@ -59,8 +60,9 @@ struct kvm_vm {
     uint64_t file_bytes; /* size of the memfd */
     struct kvm_vcpu *vcpu[VM_VCPUS_MAX];
     unsigned n_vcpus;
-    bool is_2007; /* the client used SET_MEMORY_REGION */
-    bool has_manual_dirty_log;
+    bool is_2007;              /* the client used SET_MEMORY_REGION */
+    uint32_t dirty_log_flags;  /* KVM_DIRTY_LOG_MANUAL_* */
+    uint32_t dirty_ring_bytes; /* of each vCPU; 0: bitmaps */
     bool has_exception_payload;
     struct kvm_run *first_run; /* pages and fd waiting for the first vCPU; NULL once it has them */
     int first_run_fd;
@@ -74,6 +76,7 @@ struct kvm_vcpu {
     struct vcpu *v;
     struct kvm_vm *owner;
     struct kvm_run *run; /* KVM_RUN_PAGES pages, shared with the client */
+    hva_t ring;          /* kvm_vm.dirty_ring_bytes, shared too */
     enum kvm_completion completion;
     uint64_t completion_rip; /* linear; if the client moved the vCPU elsewhere the answer is dropped */
     bool has_deferred_exit;  /* v->exit waits until v->posted has been shown */
@@ -93,6 +96,10 @@ bool kvm_object_is_foreign(const struct kvm_object *o);
 /* object.c */
 int kvm_object_create_vm(struct kvm_object **out);
 int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out);
+/* Room for a dirty ring in the file that the first vCPU will get. */
+int kvm_object_grow_first_run(struct kvm_vm *m, uint32_t ring_bytes);
+/* dirty.c */
+int kvm_dirty_enable_ring(struct kvm_vm *m, uint32_t bytes);
 
 /* user.c: the client's memory by address, which may be wrong. 0 or -EFAULT. */
 int user_read(void *to, uint64_t from, uint64_t bytes);
@@ -158,6 +165,7 @@ KVM_VM_HANDLER(kvm_memory_set_2007);
 KVM_VM_HANDLER(kvm_memory_set_alias);
 KVM_VM_HANDLER(kvm_dirty_get);
 KVM_VM_HANDLER(kvm_dirty_clear);
+KVM_VM_HANDLER(kvm_dirty_reset_rings);
 
 /* vm_calls.c */
 KVM_VM_HANDLER(kvm_vm_create_vcpu);

@@ -11,9 +11,11 @@
 #define GPA_LIMIT (1ull << 52)
 #define HVA_LIMIT (1ull << 47)
 
-static uint32_t core_flags(uint32_t flags)
+static uint32_t core_flags(const struct kvm_vm *m, uint32_t flags)
 {
-    return (flags & KVM_MEM_READONLY ? MEMSLOT_READONLY : 0) | (flags & KVM_MEM_LOG_DIRTY_PAGES ? MEMSLOT_LOG_DIRTY : 0);
+    bool is_all_dirty = (m->dirty_log_flags & KVM_DIRTY_LOG_INITIALLY_SET) && !m->dirty_ring_bytes;
+    return (is_all_dirty ? MEMSLOT_ALL_DIRTY : 0) | (flags & KVM_MEM_READONLY ? MEMSLOT_READONLY : 0) |
+           (flags & KVM_MEM_LOG_DIRTY_PAGES ? MEMSLOT_LOG_DIRTY : 0);
 }
 
 struct kvm_region *kvm_memory_region(struct kvm_vm *m, uint32_t slot)
@@ -24,7 +26,7 @@ struct kvm_region *kvm_memory_region(struct kvm_vm *m, uint32_t slot)
 
 static int region_install(struct kvm_vm *m, uint32_t slot, const struct kvm_region *rg)
 {
-    int r = vm_set_memslot(m->vm, slot, core_flags(rg->flags), rg->gpa, rg->bytes, rg->hva);
+    int r = vm_set_memslot(m->vm, slot, core_flags(m, rg->flags), rg->gpa, rg->bytes, rg->hva);
     if (!r)
         *kvm_memory_region(m, slot) = *rg;
     return r;

@@ -42,11 +42,16 @@ int kvm_object_open(struct kvm_object **out)
     return fd;
 }
 
-/* The run page of a vCPU, in a memfd of its own: the fd, or -errno. */
-static int run_create(struct kvm_run **out)
+static uint64_t run_file_bytes(uint32_t ring_bytes)
+{
+    return ring_bytes ? KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_BYTES + ring_bytes : KVM_RUN_PAGES * PAGE_BYTES;
+}
+
+/* The run page of a vCPU, in a memfd of its own, with room for a dirty ring: the fd, or -errno. */
+static int run_create(struct kvm_run **out, uint32_t ring_bytes)
 {
     hva_t page;
-    int fd = memfd_create_sealed("kvm-vcpu", KVM_RUN_PAGES * PAGE_BYTES);
+    int fd = memfd_create_growing("kvm-vcpu", run_file_bytes(ring_bytes));
     if (fd < 0)
         return fd;
     int r = memfd_map(fd, 0, KVM_RUN_PAGES * PAGE_BYTES, &page);
@@ -56,6 +61,11 @@ static int run_create(struct kvm_run **out)
     }
     *out = (struct kvm_run *)page;
     return fd;
+}
+
+int kvm_object_grow_first_run(struct kvm_vm *m, uint32_t ring_bytes)
+{
+    return ftruncate(m->first_run_fd, (off_t)run_file_bytes(ring_bytes)) ? -errno : 0;
 }
 
 static void run_destroy(struct kvm_run *run, int fd)
@@ -75,6 +85,8 @@ static void vm_release(struct kvm_vm *m)
     for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
         if (m->vcpu[i]) {
             run_destroy(m->vcpu[i]->run, -1);
+            if (m->vcpu[i]->ring)
+                munmap(m->vcpu[i]->ring, m->dirty_ring_bytes);
             free(m->vcpu[i]);
         }
     }
@@ -129,7 +141,7 @@ bool kvm_object_is_mappable(const struct kvm_object *o)
  */
 static int first_run_create(struct kvm_vm *m)
 {
-    m->first_run_fd = run_create(&m->first_run);
+    m->first_run_fd = run_create(&m->first_run, 0);
     if (m->first_run_fd < 0)
         return m->first_run_fd;
     int r = coalesced_set_ring(m->vm, (void *)((uint8_t *)m->first_run + KVM_COALESCED_MMIO_PAGE_OFFSET * PAGE_BYTES));
@@ -206,6 +218,8 @@ static int vcpu_attach(struct kvm_vm *m, uint32_t id, struct kvm_vcpu *c)
         vcpu_set_tsc_khz(v, m->default_tsc_khz);
     c->run->cr8 = vcpu_cr8_get(v);
     c->run->apic_base = v->cpu.apic_base;
+    v->dirty_ring.n = m->dirty_ring_bytes / sizeof(struct dirty_ring_entry);
+    v->dirty_ring.entry = (void *)c->ring;
     m->vcpu[id] = c;
     m->n_vcpus++;
     return 0;
@@ -226,10 +240,12 @@ int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **ou
     if (m->first_run)
         c->run = m->first_run;
     else
-        fd = r = run_create(&c->run);
+        fd = r = run_create(&c->run, m->dirty_ring_bytes);
     if (fd < 0)
         goto fail;
-    r = vcpu_attach(m, id, c);
+    r = m->dirty_ring_bytes ? memfd_map(fd, KVM_DIRTY_LOG_PAGE_OFFSET * PAGE_BYTES, m->dirty_ring_bytes, &c->ring) : 0;
+    if (!r)
+        r = vcpu_attach(m, id, c);
     if (r) {
         if (c->run != m->first_run)
             run_destroy(c->run, fd);
@@ -243,6 +259,8 @@ int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **ou
     return fd;
 
 fail:
+    if (c && c->ring)
+        munmap(c->ring, m->dirty_ring_bytes);
     free(c);
     free(o);
     return r;

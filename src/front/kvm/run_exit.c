@@ -155,6 +155,9 @@ int kvm_exit_encode(struct kvm_vcpu *c)
     case EXIT_INTERNAL_ERROR:
         encode_internal(c);
         return 0;
+    case EXIT_DIRTY_RING_FULL:
+        run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
+        return 0;
     case EXIT_MEMORY_FAULT:
         return -EFAULT; /* as the kernel, when it cannot fault the client's memory in */
     case EXIT_NONE:
