@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The preload transport: open, ioctl, close and duplication of fds, so that programs that know nothing of vitrine find /dev/kvm in this process. One comparison
- * for an open, one look at a bit map for an ioctl or close of other fds. The library's own calls come by here too: a thread inside a call of ours is passed on.
- * No lock; the registry has its own. `vitrine run` puts this library in LD_PRELOAD.
+ * The preload transport: ioctl, and what its other files share. Programs that know nothing of vitrine find /dev/kvm in this process. Other fds cost one look at
+ * a bit map. The library's own calls come by here too: a thread inside a call of ours is passed on. No lock; the registry has its own. `vitrine run` puts this
+ * library in LD_PRELOAD.
  */
-/* With it, the headers turn open into open64 and so on: here both are defined. */
 #undef _FILE_OFFSET_BITS
 
 #include "transport/preload.h"
@@ -12,44 +11,27 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
 #include "transport/inproc.h"
 #include "transport/registry.h"
 
-/* Of glibc's <bits/fcntl2.h>: what open becomes when a program is compiled with _FORTIFY_SOURCE. */
-int __open_2(const char *path, int flags);
-int __open64_2(const char *path, int flags);
-int __openat_2(int dir, const char *path, int flags);
-int __openat64_2(int dir, const char *path, int flags);
+#define LIBRARY "libvitrine-preload.so"
 
-NEXT_SLOT(open);
-NEXT_SLOT(open64);
-NEXT_SLOT(openat);
-NEXT_SLOT(openat64);
-NEXT_SLOT(__open_2);
-NEXT_SLOT(__open64_2);
-NEXT_SLOT(__openat_2);
-NEXT_SLOT(__openat64_2);
 NEXT_SLOT(ioctl);
-NEXT_SLOT(close);
-NEXT_SLOT(close_range);
-NEXT_SLOT(closefrom);
-NEXT_SLOT(dup);
-NEXT_SLOT(dup2);
-NEXT_SLOT(dup3);
-NEXT_SLOT(fcntl);
-NEXT_SLOT(fcntl64);
 
 static pid_t process;
 
@@ -63,41 +45,42 @@ void *preload_next(void **slot, const char *name)
     return next;
 }
 
-/* Found before the client runs: in a signal handler or after vfork is no time to look. */
-static void find_all(void)
-{
-    NEXT(open), NEXT(open64), NEXT(openat), NEXT(openat64), NEXT(__open_2), NEXT(__open64_2), NEXT(__openat_2), NEXT(__openat64_2);
-    NEXT(ioctl), NEXT(close), NEXT(close_range), NEXT(closefrom), NEXT(dup), NEXT(dup2), NEXT(dup3), NEXT(fcntl), NEXT(fcntl64);
-}
-
 static void note_process(void)
 {
     process = getpid();
 }
 
-/* LD_PRELOAD as it was before `vitrine run` put this library at its head. */
+/* LD_PRELOAD without this library. */
 static void leave_environment(void)
 {
-    const char *list = getenv("LD_PRELOAD"), *rest = list ? strpbrk(list, ": ") : NULL;
-    if (rest)
-        setenv("LD_PRELOAD", rest + 1, 1);
+    const char *list = getenv("LD_PRELOAD");
+    char *rest = list ? calloc(1, strlen(list) + 2) : NULL;
+    for (size_t n; rest && *list; list += n + (list[n] != '\0')) {
+        n = strcspn(list, ": ");
+        if (n >= sizeof LIBRARY - 1 && !memcmp(list + n - (sizeof LIBRARY - 1), LIBRARY, sizeof LIBRARY - 1))
+            continue;
+        if (*rest)
+            strcat(rest, ":");
+        strncat(rest, list, n);
+    }
+    if (rest && *rest)
+        setenv("LD_PRELOAD", rest, 1);
     else
         unsetenv("LD_PRELOAD");
     unsetenv("VITRINE_NO_CHILDREN");
+    free(rest);
 }
 
 __attribute__((constructor)) static void preload_init(void)
 {
-    find_all();
+    /* Found before the client runs: in a signal handler or after vfork is no time to look. */
+    NEXT(ioctl);
+    preload_open_find();
+    preload_close_find();
     note_process();
     pthread_atfork(NULL, NULL, note_process);
     if (getenv("VITRINE_NO_CHILDREN"))
         leave_environment();
-}
-
-__attribute__((noinline)) bool preload_is_node(const char *path)
-{
-    return (uintptr_t)path >= 4096 && !strcmp(path, PRELOAD_NODE) && !signals_is_held();
 }
 
 bool preload_is_ours(int fd)
@@ -105,96 +88,69 @@ bool preload_is_ours(int fd)
     return registry_may_have(fd) && !signals_is_held();
 }
 
-bool preload_is_device(int fd)
+enum preload_kind preload_kind_of(int fd)
 {
     if (!preload_is_ours(fd))
-        return false;
+        return PRELOAD_OTHER;
     signals_hold();
     struct kvm_object *o = registry_find(fd, false);
-    bool is_device = o && !kvm_object_is_mappable(o);
+    enum preload_kind kind = !o ? PRELOAD_OTHER : kvm_object_is_mappable(o) ? PRELOAD_MACHINE : PRELOAD_DEVICE;
     if (o)
         kvm_object_put(o);
     signals_release();
-    return is_device;
+    return kind;
 }
 
-/* The table of fds is this process's. A child of vfork has fds of its own, but our memory. */
-static bool may_change_registry(void)
+bool preload_may_change(void)
 {
     return getpid() == process;
 }
 
-/* ---- open ---- */
-
-static int open_node(int flags)
-{
-    bool is_exclusive = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
-    if (is_exclusive || (flags & O_DIRECTORY)) {
-        errno = is_exclusive ? EEXIST : ENOTDIR;
-        return -1;
-    }
-    int fd = vitrine_open(PRELOAD_NODE);
-    if (fd >= 0 && !(flags & O_CLOEXEC))
-        NEXT(fcntl)(fd, F_SETFD, 0);
-    return fd;
-}
-
-static mode_t mode_argument(int flags, va_list args)
-{
-    return (flags & O_CREAT) || (flags & O_TMPFILE) == O_TMPFILE ? va_arg(args, mode_t) : 0;
-}
-
-/* clang-format off */
-#define OPEN(name) \
-    int name(const char *path, int flags, ...) \
-    { \
-        va_list args; \
-        va_start(args, flags); \
-        mode_t mode = mode_argument(flags, args); \
-        va_end(args); \
-        return preload_is_node(path) ? open_node(flags) : NEXT(name)(path, flags, mode); \
-    }
-#define OPENAT(name) \
-    int name(int dir, const char *path, int flags, ...) \
-    { \
-        va_list args; \
-        va_start(args, flags); \
-        mode_t mode = mode_argument(flags, args); \
-        va_end(args); \
-        return preload_is_node(path) ? open_node(flags) : NEXT(name)(dir, path, flags, mode); \
-    }
-/* clang-format on */
-OPEN(open)
-OPEN(open64)
-OPENAT(openat)
-OPENAT(openat64)
-
-int __open_2(const char *path, int flags)
-{
-    return preload_is_node(path) ? open_node(flags) : NEXT(__open_2)(path, flags);
-}
-
-int __open64_2(const char *path, int flags)
-{
-    return preload_is_node(path) ? open_node(flags) : NEXT(__open64_2)(path, flags);
-}
-
-int __openat_2(int dir, const char *path, int flags)
-{
-    return preload_is_node(path) ? open_node(flags) : NEXT(__openat_2)(dir, path, flags);
-}
-
-int __openat64_2(int dir, const char *path, int flags)
-{
-    return preload_is_node(path) ? open_node(flags) : NEXT(__openat64_2)(dir, path, flags);
-}
-
 /* ---- ioctl ---- */
 
-/* An fd that came to us unseen, such as over a socket, is found by its file when the kernel does not know the request. */
-static bool may_be_unseen(unsigned long request)
+/* Files of ours whose objects this process does not have: they came with an exec or from another process. The names are front/kvm/object.c's. */
+static enum preload_kind kind_by_name(int fd)
 {
-    return errno == ENOTTY && _IOC_TYPE(request) == KVMIO && !signals_is_held();
+    char link[32], name[32];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    long n = preload_raw(SYS_readlink, (long)link, (long)name, sizeof name - 1, 0, 0, 0);
+    name[n < 0 ? 0 : n] = '\0';
+    if (preload_raw(SYS_fcntl, fd, F_GET_SEALS, 0, 0, 0, 0) <= 0)
+        return PRELOAD_OTHER;
+    if (!strcmp(name, "/memfd:kvm (deleted)"))
+        return PRELOAD_DEVICE;
+    return !strncmp(name, "/memfd:kvm-v", 12) ? PRELOAD_MACHINE : PRELOAD_OTHER;
+}
+
+/* Puts a device of ours where one of the host's, or of an earlier program's in this process, is open. */
+static bool take_place(int fd)
+{
+    int flags = fcntl(fd, F_GETFD), own = vitrine_open(PRELOAD_NODE);
+    bool is_done = own >= 0 && dup3(own, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0) == fd;
+    if (own >= 0)
+        close(own);
+    return is_done;
+}
+
+/*
+ * A KVM request for an fd that is not known by number. What the host's device makes of it nobody wants to know. True if *r is the result.
+ */
+static bool ioctl_unseen(int fd, unsigned long request, void *arg, int *r)
+{
+    struct stat st;
+    if (inproc_ioctl(fd, request, arg, r)) /* came over a socket, say */
+        return true;
+    if (preload_raw(SYS_fstat, fd, (long)&st, 0, 0, 0, 0))
+        return false;
+    enum preload_kind kind = preload_stat_is_node(&st) ? PRELOAD_DEVICE : S_ISREG(st.st_mode) ? kind_by_name(fd) : PRELOAD_OTHER;
+    if (kind == PRELOAD_DEVICE)
+        return take_place(fd) && inproc_ioctl(fd, request, arg, r);
+    if (kind == PRELOAD_OTHER)
+        return false;
+    log_write(LOG_WARN, "fd %d is a virtual machine's of another process, or of the program that was here before an exec: it ended with that", fd);
+    errno = EIO; /* as the kernel's to another address space */
+    *r = -1;
+    return true;
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -206,97 +162,8 @@ int ioctl(int fd, unsigned long request, ...)
     va_end(args);
     if (preload_is_ours(fd) && inproc_ioctl(fd, request, arg, &r))
         return r;
+    if (_IOC_TYPE(request) == KVMIO && !signals_is_held() && ioctl_unseen(fd, request, arg, &r))
+        return r;
     errno = saved_errno;
-    r = NEXT(ioctl)(fd, request, arg);
-    if (r < 0 && may_be_unseen(request) && !inproc_ioctl(fd, request, arg, &r))
-        errno = ENOTTY;
-    return r;
+    return NEXT(ioctl)(fd, request, arg);
 }
-
-/* ---- close ---- */
-
-int close(int fd)
-{
-    if (preload_is_ours(fd) && may_change_registry()) {
-        int saved_errno = errno, r = vitrine_close(fd);
-        if (r >= 0 || errno != EBADF)
-            return r;
-        errno = saved_errno;
-    }
-    return NEXT(close)(fd);
-}
-
-static void close_ours(unsigned first, unsigned last)
-{
-    int saved_errno = errno;
-    if (!signals_is_held() && may_change_registry()) {
-        for (int fd; (fd = registry_next(first)) >= 0 && (unsigned)fd <= last; first = (unsigned)fd + 1)
-            vitrine_close(fd);
-    }
-    errno = saved_errno;
-}
-
-int close_range(unsigned first, unsigned last, int flags)
-{
-    if (!flags && first <= last)
-        close_ours(first, last);
-    return NEXT(close_range)(first, last, flags);
-}
-
-void closefrom(int first)
-{
-    close_ours(first < 0 ? 0 : (unsigned)first, ~0u);
-    NEXT(closefrom)(first);
-}
-
-/* ---- duplicates ---- */
-
-/* `fd` was made from `from`: learns of it, and forgets what the number stood for before. */
-static int duplicated(int from, int fd)
-{
-    if (fd < 0 || !(preload_is_ours(from) || preload_is_ours(fd)) || !may_change_registry())
-        return fd;
-    int saved_errno = errno;
-    signals_hold();
-    struct kvm_object *o = registry_find(fd, false);
-    if (o)
-        kvm_object_put(o);
-    signals_release();
-    errno = saved_errno;
-    return fd;
-}
-
-int dup(int fd)
-{
-    return duplicated(fd, NEXT(dup)(fd));
-}
-
-int dup2(int from, int to)
-{
-    return duplicated(from, NEXT(dup2)(from, to));
-}
-
-int dup3(int from, int to, int flags)
-{
-    return duplicated(from, NEXT(dup3)(from, to, flags));
-}
-
-static bool is_dup_command(int command)
-{
-    return command == F_DUPFD || command == F_DUPFD_CLOEXEC;
-}
-
-/* clang-format off */
-#define FCNTL(name) \
-    int name(int fd, int command, ...) \
-    { \
-        va_list args; \
-        va_start(args, command); \
-        void *arg = va_arg(args, void *); \
-        va_end(args); \
-        int r = NEXT(name)(fd, command, arg); \
-        return is_dup_command(command) ? duplicated(fd, r) : r; \
-    }
-/* clang-format on */
-FCNTL(fcntl)
-FCNTL(fcntl64)

@@ -10,10 +10,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
+
+#include "base/signals.h"
 
 int __xstat(int version, const char *path, struct stat *out);
 int __lxstat(int version, const char *path, struct stat *out);
@@ -84,68 +87,128 @@ static int node_access(int mode)
     return mode & ~(R_OK | W_OK) ? -1 : 0;
 }
 
+/* The node may be reached by a name that is not known for it: what the host has there is no matter. */
+static int node_stat_after(int r, int dir, const char *path, int flags, void *out)
+{
+    if (r < 0 ? preload_is_node_refused(dir, path, flags) : preload_stat_is_node(out) && !signals_is_held())
+        return node_stat(out);
+    return r;
+}
+
+/* KVM's VM and vCPU fds have no type of file and no size. */
+static int fd_stat_after(int r, int fd, void *to)
+{
+    struct stat *out = to;
+    if (r < 0)
+        return r;
+    enum preload_kind kind = preload_kind_of(fd);
+    if (kind == PRELOAD_DEVICE)
+        return node_stat(out);
+    if (kind == PRELOAD_MACHINE) {
+        out->st_mode = S_IRUSR | S_IWUSR;
+        out->st_size = 0;
+        out->st_blocks = 0;
+    }
+    return r;
+}
+
+static bool is_of_fd(const char *path, int flags)
+{
+    return (flags & AT_EMPTY_PATH) && (uintptr_t)path >= 4096 && !*path;
+}
+
 /* clang-format off */
+#define STAT_BY_PATH(dir, flags, call) \
+    (preload_is_node(dir, path, flags) ? node_stat(out) : node_stat_after(call, dir, path, flags, out))
 #define STAT_FAMILY(suffix) \
     int stat##suffix(const char *restrict path, struct stat##suffix *restrict out) \
     { \
-        return preload_is_node(path) ? node_stat(out) : NEXT(stat##suffix)(path, out); \
+        return STAT_BY_PATH(AT_FDCWD, 0, NEXT(stat##suffix)(path, out)); \
     } \
     int lstat##suffix(const char *restrict path, struct stat##suffix *restrict out) \
     { \
-        return preload_is_node(path) ? node_stat(out) : NEXT(lstat##suffix)(path, out); \
+        return STAT_BY_PATH(AT_FDCWD, AT_SYMLINK_NOFOLLOW, NEXT(lstat##suffix)(path, out)); \
     } \
     int fstat##suffix(int fd, struct stat##suffix *out) \
     { \
-        return preload_is_device(fd) ? node_stat(out) : NEXT(fstat##suffix)(fd, out); \
+        return fd_stat_after(NEXT(fstat##suffix)(fd, out), fd, out); \
     } \
     int fstatat##suffix(int dir, const char *restrict path, struct stat##suffix *restrict out, int flags) \
     { \
-        return preload_is_node(path) ? node_stat(out) : NEXT(fstatat##suffix)(dir, path, out, flags); \
+        if (is_of_fd(path, flags)) \
+            return fd_stat_after(NEXT(fstatat##suffix)(dir, path, out, flags), dir, out); \
+        return STAT_BY_PATH(dir, flags, NEXT(fstatat##suffix)(dir, path, out, flags)); \
     } \
     int __xstat##suffix(int version, const char *path, struct stat##suffix *out) \
     { \
-        return preload_is_node(path) ? node_stat(out) : NEXT(__xstat##suffix)(version, path, out); \
+        return STAT_BY_PATH(AT_FDCWD, 0, NEXT(__xstat##suffix)(version, path, out)); \
     } \
     int __lxstat##suffix(int version, const char *path, struct stat##suffix *out) \
     { \
-        return preload_is_node(path) ? node_stat(out) : NEXT(__lxstat##suffix)(version, path, out); \
+        return STAT_BY_PATH(AT_FDCWD, AT_SYMLINK_NOFOLLOW, NEXT(__lxstat##suffix)(version, path, out)); \
     } \
     int __fxstat##suffix(int version, int fd, struct stat##suffix *out) \
     { \
-        return preload_is_device(fd) ? node_stat(out) : NEXT(__fxstat##suffix)(version, fd, out); \
+        return fd_stat_after(NEXT(__fxstat##suffix)(version, fd, out), fd, out); \
     } \
     int __fxstatat##suffix(int version, int dir, const char *path, struct stat##suffix *out, int flags) \
     { \
-        return preload_is_node(path) ? node_stat(out) : NEXT(__fxstatat##suffix)(version, dir, path, out, flags); \
+        if (is_of_fd(path, flags)) \
+            return fd_stat_after(NEXT(__fxstatat##suffix)(version, dir, path, out, flags), dir, out); \
+        return STAT_BY_PATH(dir, flags, NEXT(__fxstatat##suffix)(version, dir, path, out, flags)); \
     }
 /* clang-format on */
 STAT_FAMILY()
 STAT_FAMILY(64)
 
+static bool statx_is_node(const struct statx *out)
+{
+    return S_ISCHR(out->stx_mode) && out->stx_rdev_major == PRELOAD_NODE_MAJOR && out->stx_rdev_minor == PRELOAD_NODE_MINOR && !signals_is_held();
+}
+
 int statx(int dir, const char *restrict path, int flags, unsigned mask, struct statx *restrict out)
 {
-    return preload_is_node(path) ? node_statx(out) : NEXT(statx)(dir, path, flags, mask, out);
+    enum preload_kind kind = is_of_fd(path, flags) ? preload_kind_of(dir) : PRELOAD_OTHER;
+    if (kind == PRELOAD_DEVICE || preload_is_node(dir, path, flags))
+        return node_statx(out);
+    int r = NEXT(statx)(dir, path, flags, mask, out);
+    if (r < 0 ? preload_is_node_refused(dir, path, flags) : statx_is_node(out))
+        return node_statx(out);
+    if (!r && kind == PRELOAD_MACHINE) {
+        out->stx_mode = S_IRUSR | S_IWUSR;
+        out->stx_size = out->stx_blocks = 0;
+    }
+    return r;
+}
+
+/* ---- access ---- */
+
+static int access_after(int r, int dir, const char *path, int mode, int flags)
+{
+    return r < 0 && preload_is_node_refused(dir, path, flags) ? node_access(mode) : r;
 }
 
 int access(const char *path, int mode)
 {
-    return preload_is_node(path) ? node_access(mode) : NEXT(access)(path, mode);
+    return preload_is_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(access)(path, mode), AT_FDCWD, path, mode, 0);
 }
 
 int faccessat(int dir, const char *path, int mode, int flags)
 {
-    return preload_is_node(path) ? node_access(mode) : NEXT(faccessat)(dir, path, mode, flags);
+    return preload_is_node(dir, path, flags) ? node_access(mode) : access_after(NEXT(faccessat)(dir, path, mode, flags), dir, path, mode, flags);
 }
 
 int euidaccess(const char *path, int mode)
 {
-    return preload_is_node(path) ? node_access(mode) : NEXT(euidaccess)(path, mode);
+    return preload_is_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(euidaccess)(path, mode), AT_FDCWD, path, mode, 0);
 }
 
 int eaccess(const char *path, int mode)
 {
-    return preload_is_node(path) ? node_access(mode) : NEXT(eaccess)(path, mode);
+    return preload_is_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(eaccess)(path, mode), AT_FDCWD, path, mode, 0);
 }
+
+/* ---- links ---- */
 
 static ssize_t node_readlink(void)
 {
@@ -153,12 +216,32 @@ static ssize_t node_readlink(void)
     return -1;
 }
 
+/* /proc/self/fd of our own files, as the kernel shows KVM's. */
+static ssize_t readlink_after(ssize_t n, const char *path, char *out, size_t bytes)
+{
+    static const struct {
+        const char *ours, *kernel;
+    } names[] = { { "/memfd:kvm (deleted)", PRELOAD_NODE }, { "/memfd:kvm-vm (deleted)", "anon_inode:kvm-vm" } };
+    if (n < 11 || memcmp(out, "/memfd:kvm", 10) != 0 || strncmp(path, "/proc/", 6) != 0 || signals_is_held())
+        return n;
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        size_t n_ours = strlen(names[i].ours), n_kernel = strlen(names[i].kernel);
+        if ((size_t)n > n_ours || ((size_t)n < n_ours && (size_t)n < bytes) || memcmp(out, names[i].ours, (size_t)n) != 0)
+            continue;
+        memset(out, 0, (size_t)n); /* callers leave room for an end to the name */
+        n = (ssize_t)(n_kernel < bytes ? n_kernel : bytes);
+        memcpy(out, names[i].kernel, (size_t)n);
+        break;
+    }
+    return n;
+}
+
 ssize_t readlink(const char *restrict path, char *restrict out, size_t bytes)
 {
-    return preload_is_node(path) ? node_readlink() : NEXT(readlink)(path, out, bytes);
+    return preload_is_node(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW) ? node_readlink() : readlink_after(NEXT(readlink)(path, out, bytes), path, out, bytes);
 }
 
 ssize_t readlinkat(int dir, const char *restrict path, char *restrict out, size_t bytes)
 {
-    return preload_is_node(path) ? node_readlink() : NEXT(readlinkat)(dir, path, out, bytes);
+    return preload_is_node(dir, path, AT_SYMLINK_NOFOLLOW) ? node_readlink() : readlink_after(NEXT(readlinkat)(dir, path, out, bytes), path, out, bytes);
 }

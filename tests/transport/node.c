@@ -3,56 +3,13 @@
  * A KVM client that knows nothing of vitrine: what it sees of the node and its fds. run-preload runs it under `vitrine run`; by itself (argument "plain") it
  * checks only what holds for every other path, so that both runs must print the same for those. TAP.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/kvm.h>
-#include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define NODE "/dev/kvm"
-
-static bool has_failed;
-
-static void check(bool claim, const char *name)
-{
-    printf("%s - %s\n", claim ? "ok" : "not ok", name);
-    if (!claim)
-        printf("# errno %s\n", strerrorname_np(errno));
-    has_failed |= !claim;
-    errno = 0;
-}
-
-static bool fails(long r, int want)
-{
-    return r == -1 && errno == want;
-}
-
-static bool is_device(int fd)
-{
-    return ioctl(fd, KVM_GET_API_VERSION, 0) == KVM_API_VERSION;
-}
-
-static bool is_vitrine(int fd)
-{
-    char path[40], target[40] = "";
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return readlink(path, target, sizeof target - 1) > 0 && !strncmp(target, "/memfd:kvm", 10);
-}
-
-static bool is_node(const struct stat *st)
-{
-    return S_ISCHR(st->st_mode) && (st->st_mode & 07777) == 0666 && st->st_rdev == makedev(10, 232);
-}
+#include "client.h"
 
 /* ---- other paths ---- */
 
@@ -153,17 +110,9 @@ static void duplicates(void)
 
 static void over_socket(void)
 {
-    int pair[2], fd = open(NODE, O_RDWR | O_CLOEXEC), vm = ioctl(fd, KVM_CREATE_VM, 0), got = -1;
-    char byte = 0, room[CMSG_SPACE(sizeof(int))];
-    struct iovec iov = { &byte, 1 };
-    struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = room, .msg_controllen = sizeof room };
-    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    *c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)) };
-    memcpy(CMSG_DATA(c), &vm, sizeof vm);
-    bool is_passed = socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && sendmsg(pair[0], &m, 0) == 1 && recvmsg(pair[1], &m, MSG_CMSG_CLOEXEC) == 1;
-    if (is_passed)
-        memcpy(&got, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof got);
-    check(is_passed && ioctl(got, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) > 0, "an fd that came over a socket");
+    int pair[2], fd = open(NODE, O_RDWR | O_CLOEXEC), vm = ioctl(fd, KVM_CREATE_VM, 0);
+    int got = socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && send_fd(pair[0], vm) ? receive_fd(pair[1]) : -1;
+    check(got >= 0 && ioctl(got, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) > 0, "an fd that came over a socket");
     close(vm);
     int vcpu = ioctl(got, KVM_CREATE_VCPU, 0);
     check(vcpu >= 0, "and it keeps the VM");
