@@ -134,6 +134,8 @@ int lapic_msr_write(struct vcpu *v, uint32_t index, uint64_t value);
 int lapic_send(struct vm *vm, struct lapic *from, const struct lapic_msg *msg);
 bool lapic_is_target(struct lapic *l, struct lapic *from, const struct lapic_msg *msg);
 int lapic_msi_send(struct vm *vm, uint64_t address, uint32_t data);
+/* Split controllers: the client's IOAPIC is told if one of its pins may wait for this EOI. On the LAPIC's own vCPU, no lock held. */
+void lapic_eoi_to_client(struct lapic *l, unsigned vector, bool is_level);
 
 /* lapic_timer.c; lock held except init and fini */
 void lapic_timer_init(struct lapic *l);

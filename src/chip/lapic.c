@@ -299,11 +299,9 @@ int lapic_state_set(struct vcpu *v, const uint8_t page[LAPIC_PAGE_BYTES])
         return -EINVAL;
     for (unsigned r = 0; r < LREG_COUNT; r++)
         memcpy(&reg[r], page + 16 * r, 4);
-    if (lapic_mode_x2(l)) {
-        uint32_t id = v->vm->x2apic_api_flags & 1 ? reg[LREG_ID] : reg[LREG_ID] >> 24;
-        if (id != v->id)
-            return -EINVAL;
-    }
+    /* The id is this vCPU's own. The old format cannot show all of it, so there what the client says does not matter. */
+    if (lapic_mode_x2(l) && (v->vm->x2apic_api_flags & 1) && reg[LREG_ID] != v->id)
+        return -EINVAL;
     lapic_lock(l);
     lapic_timer_stop(l);
     uint64_t deadline = l->tsc_deadline;

@@ -169,7 +169,11 @@ static void lapic_write(struct lapic *l, unsigned r, uint32_t value, uint32_t hi
     lapic_unlock(l);
     if (after.must_send)
         lapic_send(l->v->vm, l, &after.msg);
-    if (after.eoi_vector >= 0)
+    if (after.eoi_vector < 0)
+        return;
+    if (l->v->vm->has_split_irqchip)
+        lapic_eoi_to_client(l, (unsigned)after.eoi_vector, after.eoi_is_level);
+    else
         ioapic_eoi(l, (unsigned)after.eoi_vector, after.eoi_is_level);
 }
 

@@ -12,15 +12,12 @@ static uint32_t load(_Atomic uint32_t *p)
 
 static bool is_broadcast(struct lapic *l, struct lapic *from, uint32_t dest)
 {
-    bool is_x2 = atomic_load(&l->is_x2apic);
     if (dest == 0xffffffffu)
         return true;
     if (dest != 0xff)
         return false;
-    /* Eight bits are all that an IOAPIC, an MSI or an xAPIC can say. */
-    if (from)
-        return !atomic_load(&from->is_x2apic);
-    return !is_x2 || !(l->v->vm->x2apic_api_flags & 2);
+    /* Eight bits are all that an IOAPIC or an MSI can say, so theirs reach x2APICs too, unless the client means id 255 by it. */
+    return !atomic_load(&l->is_x2apic) || (!from && !(l->v->vm->x2apic_api_flags & 2));
 }
 
 static bool is_logical_match(struct lapic *l, uint32_t dest)
@@ -47,7 +44,10 @@ bool lapic_is_target(struct lapic *l, struct lapic *from, const struct lapic_msg
     }
     if (is_broadcast(l, from, msg->dest))
         return true;
-    return msg->is_logical ? is_logical_match(l, msg->dest) : load(&l->id) == msg->dest;
+    if (msg->is_logical)
+        return is_logical_match(l, msg->dest);
+    /* A CPU whose id has no xAPIC form is reached by its x2APIC id in either mode, or nobody could start it. */
+    return load(&l->id) == msg->dest || (msg->dest > 0xff && l->v->id == msg->dest);
 }
 
 /* Fixed and lowest priority. */
@@ -102,7 +102,7 @@ static int lapic_accept(struct lapic *l, const struct lapic_msg *msg)
 static int lapic_send_lowest(struct vm *vm, struct lapic *from, const struct lapic_msg *msg)
 {
     struct lapic *best = NULL;
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *v = vm_vcpu(vm, i);
         struct lapic *l = v ? lapic_of(v) : NULL;
         if (!l || !atomic_load(&l->is_enabled) || !atomic_load(&l->is_sw_enabled) || !lapic_is_target(l, from, msg))
@@ -123,7 +123,7 @@ int lapic_send(struct vm *vm, struct lapic *from, const struct lapic_msg *msg)
         return lapic_accept(from, msg);
     if (msg->is_lowest)
         return lapic_send_lowest(vm, from, msg);
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *v = vm_vcpu(vm, i);
         struct lapic *l = v ? lapic_of(v) : NULL;
         if (!l || !lapic_is_target(l, from, msg))
@@ -135,7 +135,7 @@ int lapic_send(struct vm *vm, struct lapic *from, const struct lapic_msg *msg)
     return result;
 }
 
-int lapic_msi_send(struct vm *vm, uint64_t address, uint32_t data)
+static struct lapic_msg msi_msg(const struct vm *vm, uint64_t address, uint32_t data)
 {
     struct lapic_msg msg = {
         .dest = address >> 12 & 0xff,
@@ -148,5 +148,33 @@ int lapic_msi_send(struct vm *vm, uint64_t address, uint32_t data)
     if (vm->x2apic_api_flags & 1)
         msg.dest |= (uint32_t)(address >> 32) & 0xffffff00u;
     msg.is_lowest = msg.mode == DELIVER_LOWEST || (address >> 3 & 1);
+    return msg;
+}
+
+int lapic_msi_send(struct vm *vm, uint64_t address, uint32_t data)
+{
+    struct lapic_msg msg = msi_msg(vm, address, data);
     return lapic_send(vm, NULL, &msg);
+}
+
+struct eoi {
+    struct lapic *l;
+    unsigned vector;
+    bool is_level; /* as it was accepted: its route may name another CPU by now */
+};
+
+static bool is_waiting_for_eoi(void *arg, uint64_t address, uint32_t data)
+{
+    const struct eoi *e = arg;
+    struct lapic_msg msg = msi_msg(e->l->v->vm, address, data);
+    return msg.is_level && msg.vector == e->vector && (e->is_level || lapic_is_target(e->l, NULL, &msg));
+}
+
+void lapic_eoi_to_client(struct lapic *l, unsigned vector, bool is_level)
+{
+    struct eoi e = { l, vector, is_level };
+    if (!irq_any_reserved_msi(l->v->vm, is_waiting_for_eoi, &e))
+        return;
+    l->v->eoi_vector = (uint8_t)vector;
+    vcpu_request(l->v, VREQ_IOAPIC_EOI);
 }

@@ -22,7 +22,7 @@ static int pc_irqchip_create(struct vm *vm)
     if (err)
         return err;
     err = ioapic_create(vm);
-    for (unsigned i = 0; !err && i < VM_VCPUS_MAX; i++)
+    for (unsigned i = 0; !err && i < atomic_load(&vm->n_vcpus); i++)
         if (vm->vcpu[i])
             err = lapic_create(vm->vcpu[i]);
     if (err)
@@ -32,14 +32,20 @@ static int pc_irqchip_create(struct vm *vm)
     return err;
 }
 
+static bool pc_lapic_takes_pic(struct vcpu *v)
+{
+    struct lapic *l = lapic_of(v);
+    return l && atomic_load_explicit(&l->takes_pic, memory_order_relaxed);
+}
+
 /* The PIC first, as KVM does: ExtINT has no priority that could be compared, and its guests poll the PIC with the LAPIC's timer waiting. */
 static int pc_irq_peek(struct vcpu *v)
 {
     struct lapic *l = lapic_of(v);
     if (!l)
         return -1;
-    if (atomic_load_explicit(&l->takes_pic, memory_order_relaxed) && pic_has_intr(v->vm)) {
-        int vector = pic_peek(v->vm);
+    if (pc_lapic_takes_pic(v)) {
+        int vector = v->ev.extint.pending ? v->ev.extint.vector : pic_peek(v->vm);
         if (vector >= 0)
             return vector;
     }
@@ -51,8 +57,9 @@ static int pc_irq_take(struct vcpu *v)
     struct lapic *l = lapic_of(v);
     if (!l)
         return -1;
-    if (atomic_load_explicit(&l->takes_pic, memory_order_relaxed)) {
-        int vector = pic_take(v->vm);
+    if (pc_lapic_takes_pic(v)) {
+        int vector = v->ev.extint.pending ? v->ev.extint.vector : pic_take(v->vm);
+        v->ev.extint.pending = false;
         if (vector >= 0)
             return vector;
     }
@@ -84,6 +91,7 @@ const struct chip_ops pc_chip_ops = {
     .lapic_reset = lapic_reset,
     .irq_peek = pc_irq_peek,
     .irq_take = pc_irq_take,
+    .lapic_takes_pic = pc_lapic_takes_pic,
     .cr8_get = lapic_cr8_get,
     .cr8_set = lapic_cr8_set,
     .apic_base_set = lapic_base_set,

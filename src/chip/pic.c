@@ -81,7 +81,7 @@ static void pic_update(struct pic *p)
 
 static void pic_notify(struct vm *vm)
 {
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *v = vm_vcpu(vm, i);
         struct lapic *l = v ? lapic_of(v) : NULL;
         if (l && atomic_load(&l->takes_pic)) {

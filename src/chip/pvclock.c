@@ -145,7 +145,7 @@ uint64_t pvclock_now_ns(struct vm *vm)
 void pvclock_set_ns(struct vm *vm, uint64_t ns)
 {
     vm->kvmclock_offset_ns = (int64_t)((uint64_t)vm->kvmclock_offset_ns + ns - pvclock_now_ns(vm)); /* any client value: it wraps */
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *v = vm_vcpu(vm, i);
         if (v)
             vcpu_request(v, VREQ_CLOCK);

@@ -51,7 +51,7 @@ struct pit_state {
 
 /* The register page: register n at byte 16 * n. In x2APIC mode the id is in bits 24-31 unless vm->x2apic_api_flags has bit 0. */
 void lapic_state_get(struct vcpu *v, uint8_t page[LAPIC_PAGE_BYTES]);
-/* -EINVAL without a LAPIC, or an x2APIC id that is not this vCPU's. */
+/* -EINVAL without a LAPIC or, with bit 0 of those flags, an x2APIC id that is not this vCPU's. */
 int lapic_state_set(struct vcpu *v, const uint8_t page[LAPIC_PAGE_BYTES]);
 
 /* -ENXIO without the chip. */

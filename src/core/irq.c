@@ -111,7 +111,7 @@ static int deliver(struct vm *vm, const struct irq_route *route, unsigned source
 
 int irq_set_level(struct vm *vm, uint32_t gsi, unsigned source, bool level)
 {
-    if (!vm->chip || (!vm->has_irqchip && !vm->has_split_irqchip))
+    if (!vm->chip || !vm_has_lapics(vm))
         return -ENXIO;
     if (source != IRQ_SOURCE_PIT)
         atomic_fetch_add(&vm->client_epoch, 1);
@@ -129,10 +129,21 @@ int irq_set_level(struct vm *vm, uint32_t gsi, unsigned source, bool level)
 
 int irq_send_msi(struct vm *vm, uint64_t address, uint32_t data)
 {
-    if (!vm->chip || (!vm->has_irqchip && !vm->has_split_irqchip))
+    if (!vm->chip || !vm_has_lapics(vm))
         return -ENXIO;
     atomic_fetch_add(&vm->client_epoch, 1);
     return vm->chip->msi_send(vm, address, data);
+}
+
+bool irq_any_reserved_msi(struct vm *vm, bool (*wanted)(void *arg, uint64_t address, uint32_t data), void *arg)
+{
+    struct irq_routing *r = &vm->irq;
+    bool is_found = false;
+    pthread_rwlock_rdlock(&r->lock);
+    for (unsigned i = 0; !is_found && i < r->n && r->route[i].gsi < r->n_reserved; i++)
+        is_found = r->route[i].kind == IRQ_ROUTE_MSI && wanted(arg, r->route[i].msi_address, r->route[i].msi_data);
+    pthread_rwlock_unlock(&r->lock);
+    return is_found;
 }
 
 static bool is_pin(const struct irq_route *route, enum irq_route_kind kind, unsigned pin)

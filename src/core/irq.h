@@ -36,6 +36,7 @@ struct irq_routing {
     pthread_rwlock_t lock;
     struct irq_route *route;
     unsigned n;
+    uint32_t n_reserved; /* split controllers: GSIs below it are the pins of the client's IOAPICs, which want to know of EOIs */
     struct irq_ack_notifier *notifiers;
     void *irqfds; /* core/irqfd.c */
 };
@@ -47,6 +48,8 @@ int irq_set_default_routes(struct vm *vm);
 int irq_set_routes(struct vm *vm, const struct irq_route *routes, unsigned n);
 /* Sets a GSI's level for one source. Any thread. > 0 delivered to so many, 0 coalesced, -1 ignored; -ENXIO if no chip. */
 int irq_set_level(struct vm *vm, uint32_t gsi, unsigned source, bool level);
+/* True if an MSI route of a reserved GSI is `wanted`. Any thread without a chip lock. */
+bool irq_any_reserved_msi(struct vm *vm, bool (*wanted)(void *arg, uint64_t address, uint32_t data), void *arg);
 int irq_send_msi(struct vm *vm, uint64_t address, uint32_t data);
 /* chip/ tells that a PIC or IOAPIC pin was acknowledged (EOI): runs the notifiers of the GSIs routed there. */
 void irq_ack_pin(struct vm *vm, enum irq_route_kind kind, unsigned pin);

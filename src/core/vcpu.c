@@ -16,11 +16,6 @@
 #include "core/vm.h"
 #include "core/vm_priv.h"
 
-static bool has_lapic(const struct vm *vm)
-{
-    return vm->has_irqchip || vm->has_split_irqchip;
-}
-
 static bool is_boot_cpu(const struct vcpu *v)
 {
     return v->id == v->vm->boot_cpu_id;
@@ -35,8 +30,8 @@ static int init_vcpu(struct vcpu *v)
     int error = vm->engine->vcpu_init ? vm->engine->vcpu_init(v) : 0;
     if (!error) {
         vcpu_reset(v, false);
-        atomic_store(&v->mp_state, !has_lapic(vm) || is_boot_cpu(v) ? MP_RUNNABLE : MP_UNINITIALIZED);
-        if (has_lapic(vm))
+        atomic_store(&v->mp_state, !vm_has_lapics(vm) || is_boot_cpu(v) ? MP_RUNNABLE : MP_UNINITIALIZED);
+        if (vm_has_lapics(vm))
             error = vm->chip->lapic_create(v);
         if (error && vm->engine->vcpu_fini)
             vm->engine->vcpu_fini(v);
@@ -48,7 +43,7 @@ static int init_vcpu(struct vcpu *v)
 
 int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
 {
-    if (id >= VM_VCPUS_MAX)
+    if (id >= VM_VCPU_IDS)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
     int error = vm->vcpu[id] ? -EEXIST : 0;
@@ -186,6 +181,15 @@ int vcpu_irq_peek(struct vcpu *v)
     if (v->ev.interrupt.injected)
         return v->ev.interrupt.vector;
     return v->lapic ? v->vm->chip->irq_peek(v) : -1;
+}
+
+bool vcpu_takes_client_irq(struct vcpu *v)
+{
+    if (v->ev.interrupt.injected)
+        return false;
+    if (!v->lapic)
+        return true;
+    return v->vm->has_split_irqchip && !v->ev.extint.pending && v->vm->chip->lapic_takes_pic(v);
 }
 
 int vcpu_irq_take(struct vcpu *v)

@@ -74,7 +74,11 @@ struct vcpu_events {
     struct {
         bool injected, soft;
         uint8_t vector;
-    } interrupt;                  /* KVM_INTERRUPT or KVM_SET_VCPU_EVENTS */
+    } interrupt; /* KVM_INTERRUPT or KVM_SET_VCPU_EVENTS */
+    struct {
+        bool pending;
+        uint8_t vector;
+    } extint;                     /* split controllers: what the client's PIC acknowledged; waits for LINT0 and RFLAGS.IF */
     _Atomic uint32_t nmi_pending; /* 0-2 */
     _Atomic bool smi_pending;
 };
@@ -89,6 +93,7 @@ enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_S
 #define VREQ_TICK (1u << 4)  /* periodic look at signals */
 #define VREQ_CLOCK (1u << 5) /* refresh the paravirtual clock page */
 #define VREQ_TRIPLE_FAULT (1u << 6)
+#define VREQ_IOAPIC_EOI (1u << 7) /* EXIT_IOAPIC_EOI of eoi_vector is due */
 
 /* What the client asked of guest debugging (KVM_SET_GUEST_DEBUG and its 2007 form). */
 struct guest_debug {
@@ -135,6 +140,7 @@ struct vcpu {
     struct replay replay;
     struct posted posted;
     struct dirty_ring dirty_ring;
+    uint8_t eoi_vector;   /* of VREQ_IOAPIC_EOI; the vCPU's own thread */
     bool want_irq_window; /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */
 
     struct cpuid_entry cpuid[CPUID_ENTRIES_MAX];
@@ -219,6 +225,8 @@ int vcpu_block(struct vcpu *v);
 
 /* The highest external interrupt that could be delivered now with respect to TPR (RFLAGS.IF and shadows are the caller's): vector, or -1. */
 int vcpu_irq_peek(struct vcpu *v);
+/* True if the client may hand over an interrupt of its own PIC now; RFLAGS.IF and shadows are the caller's. Never with the PIC in process. */
+bool vcpu_takes_client_irq(struct vcpu *v);
 /* Acknowledges it (moves it to in service): its vector, or -1. */
 int vcpu_irq_take(struct vcpu *v);
 

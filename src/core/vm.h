@@ -18,7 +18,8 @@
 struct msr_filter;
 struct vcpu;
 
-#define VM_VCPUS_MAX 64
+#define VM_VCPUS_MAX 64  /* so many at once */
+#define VM_VCPU_IDS 4096 /* ids, which are APIC ids: topologies leave gaps */
 
 /* In-process interrupt controllers, implemented by chip/, set by lib; core calls through it. */
 struct chip_ops {
@@ -30,6 +31,7 @@ struct chip_ops {
     void (*lapic_reset)(struct vcpu *v, bool is_init);
     int (*irq_peek)(struct vcpu *v); /* LAPIC, then PIC through LINT0: vector or -1 */
     int (*irq_take)(struct vcpu *v);
+    bool (*lapic_takes_pic)(struct vcpu *v); /* the CPU's INTR pin, LINT0, is open for a PIC */
     uint64_t (*cr8_get)(struct vcpu *v);
     void (*cr8_set)(struct vcpu *v, uint64_t cr8);
     int (*apic_base_set)(struct vcpu *v, uint64_t value); /* 0 or -EINVAL (#GP) */
@@ -55,16 +57,16 @@ struct vm {
     /* Readers of slots outside any vCPU's run (vm_read, vm_write on chip and client threads), counted by the parity of slots_epoch; see slots.c. */
     _Atomic unsigned slots_epoch, slots_readers[2];
 
-    struct vcpu *vcpu[VM_VCPUS_MAX]; /* published once with a release store, never moved until the VM goes */
-    _Atomic unsigned n_vcpus;        /* highest id + 1; ids may have gaps: NULL entries */
-    pthread_mutex_t lock;            /* creation of vCPUs, chips, routing changes */
+    struct vcpu *vcpu[VM_VCPU_IDS]; /* published once with a release store, never moved until the VM goes */
+    _Atomic unsigned n_vcpus;       /* highest id + 1; ids may have gaps: NULL entries */
+    pthread_mutex_t lock;           /* creation of vCPUs, chips, routing changes */
 
     struct bus pio, mmio;
     struct irq_routing irq;
     struct timer_queue timers;
 
-    bool has_irqchip; /* PIC, IOAPIC and LAPICs in process */
-    bool has_split_irqchip;
+    bool has_irqchip;       /* PIC, IOAPIC and LAPICs in process */
+    bool has_split_irqchip; /* LAPICs only: PIC and IOAPIC are the client's */
     bool has_pit;
     void *pic, *ioapic, *pit; /* chip's */
     uint32_t boot_cpu_id;
@@ -93,6 +95,11 @@ struct vm {
     _Atomic int refs;
     int fd; /* the memfd behind the VM fd, or -1 */
 };
+
+static inline bool vm_has_lapics(const struct vm *vm)
+{
+    return vm->has_irqchip || vm->has_split_irqchip;
+}
 
 int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, struct vm **out);
 void vm_get(struct vm *vm);

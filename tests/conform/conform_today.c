@@ -13,6 +13,8 @@ static const struct conform_difference differences[] = {
     { "pvm", "interrupt_window_today", "its real-mode emulator opens the window late" },
     { "pvm", "triple_fault", "its real-mode emulator ignores the IDT limit" },
     { "pvm", "init_and_sipi", "KVM_SIGNAL_MSI says that INIT was not delivered" },
+    { "pvm", "split_eoi", "no EOI comes out of its split controllers" },
+    { "pvm", "split_eoi_kept", "no EOI comes out of its split controllers" },
     { "pvm", "client_withdraws_data", "its emulator of real mode takes memory that it cannot read for MMIO" },
     { "pvm", "client_withdraws_code", "its emulator of real mode takes memory that it cannot read for MMIO" },
     { "pvm", "client_withdraws_tables", "it does not translate by two-level tables" },

@@ -38,6 +38,10 @@ void machine_create(struct machine *m, const struct peer *p, unsigned with)
     m->vm = CALL(m->dev, KVM_CREATE_VM, 0);
     if (with & WITH_IRQCHIP)
         CALL(m->vm, KVM_CREATE_IRQCHIP, 0);
+    if (with & WITH_SPLIT) {
+        struct kvm_enable_cap cap = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { 24 } };
+        CALL(m->vm, KVM_ENABLE_CAP, &cap);
+    }
     if (with & WITH_PIT) {
         struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
         CALL(m->vm, KVM_CREATE_PIT2, &pit);

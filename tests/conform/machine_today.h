@@ -21,6 +21,7 @@ struct machine {
 
 #define WITH_IRQCHIP 1u
 #define WITH_PIT 2u
+#define WITH_SPLIT 4u /* LAPICs; GSIs 0-23 are the client's IOAPIC's */
 
 void machine_create(struct machine *m, const struct peer *p, unsigned with);
 int machine_add_vcpu(struct machine *m, const struct peer *p, unsigned id, struct kvm_run **run);
@@ -38,7 +39,7 @@ void *pages_of_client(size_t bytes);
 #define NEED(capability) machine_need(&m, p, capability, #capability)
 
 /* One group of cases per file. */
-#define TODAY_GROUPS(X) X(calls) X(chips) X(dirty) X(run) X(exits) X(signals) X(msr)
+#define TODAY_GROUPS(X) X(calls) X(chips) X(dirty) X(run) X(exits) X(signals) X(msr) X(split)
 #define TODAY_DECLARE(name)                                \
     extern const struct conform_case cases_today_##name[]; \
     extern const size_t n_cases_today_##name;

@@ -256,7 +256,7 @@ static void test_vcpu_life(void **state)
     struct vm *vm = make_vm();
     struct vcpu *v, *w;
     n_destroyed = 0;
-    assert_int_equal(vcpu_create(vm, VM_VCPUS_MAX, &v), -EINVAL);
+    assert_int_equal(vcpu_create(vm, VM_VCPU_IDS, &v), -EINVAL);
     assert_int_equal(vcpu_create(vm, 3, &v), 0);
     assert_int_equal(vcpu_create(vm, 3, &w), -EEXIST);
     assert_int_equal(vcpu_create(vm, 0, &w), 0);

@@ -124,7 +124,7 @@ struct code_page *cache_page(struct soft_vm *svm, uint64_t host_page)
 static bool has_remote_writer(struct soft_vcpu *sv, uint64_t host_page)
 {
     struct vm *vm = sv->v.vm;
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct soft_vcpu *other = vm->vcpu[i] ? to_soft(vm->vcpu[i]) : NULL;
         if (!other || other == sv)
             continue;
@@ -148,7 +148,7 @@ static void page_begin(struct soft_vcpu *sv, struct code_page *p)
     atomic_store(&p->has_code, true);
     if (has_remote_writer(sv, p->host_page)) {
         world_stop(sv, sv->v.vm);
-        for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
+        for (unsigned i = 0; i < atomic_load(&sv->v.vm->n_vcpus); i++)
             if (sv->v.vm->vcpu[i])
                 tlb_drop_write(to_soft(sv->v.vm->vcpu[i]), p->host_page);
         world_resume(sv->v.vm);

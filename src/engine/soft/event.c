@@ -62,6 +62,12 @@ static bool has_wake_event(struct vcpu *v)
     return (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked) || v->ev.exception.pending || ((v->cpu.rflags & RFLAGS_IF) && vcpu_irq_peek(v) >= 0);
 }
 
+/* The client asked to be told when it may inject, and it may. */
+static bool is_window_open(struct vcpu *v)
+{
+    return v->want_irq_window && may_interrupt(v) && vcpu_takes_client_irq(v);
+}
+
 /* Sleeps while the vCPU has nothing to run. */
 static enum step wait_runnable(struct soft_vcpu *sv)
 {
@@ -73,6 +79,8 @@ static enum step wait_runnable(struct soft_vcpu *sv)
         atomic_store(&v->mp_state, MP_RUNNABLE);
         return STEP_NEXT;
     }
+    if (is_window_open(v)) /* STI; HLT */
+        return exit_with(sv, EXIT_IRQ_WINDOW);
     if (vcpu_block(v))
         return exit_with(sv, EXIT_INTR);
     atomic_store(&v->exit_req, 1); /* look again at what woke us */
@@ -119,11 +127,11 @@ static enum step inject(struct soft_vcpu *sv)
             return s;
     }
     s = inject_interrupt(sv);
-    if (s != STEP_NEXT || !v->want_irq_window)
+    if (s != STEP_NEXT)
         return s;
-    if (may_interrupt(v) && vcpu_irq_peek(v) < 0)
+    if (is_window_open(v))
         return exit_with(sv, EXIT_IRQ_WINDOW);
-    sv->is_irq_waiting = true;
+    sv->is_irq_waiting |= v->want_irq_window && vcpu_takes_client_irq(v);
     return s;
 }
 
@@ -139,6 +147,10 @@ enum step event_requests(struct soft_vcpu *sv)
             take_sipi(sv);
         if (req & VREQ_TRIPLE_FAULT)
             return exit_with(sv, EXIT_SHUTDOWN);
+        if (req & VREQ_IOAPIC_EOI) {
+            v->exit.eoi.vector = v->eoi_vector;
+            return exit_with(sv, EXIT_IOAPIC_EOI);
+        }
         if ((req & VREQ_EXIT) || vcpu_signal_pending(v))
             return exit_with(sv, EXIT_INTR);
         enum step s = wait_runnable(sv);

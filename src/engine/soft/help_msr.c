@@ -105,7 +105,7 @@ enum step help_cpuid(struct soft_vcpu *sv, const struct insn *in)
 /* Wakes the vCPU with that APIC id from HLT even if its interrupts are off: paravirtual spinlocks sleep that way. */
 static void msr_hypercall_kick(struct vm *vm, uint64_t apic_id)
 {
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *other = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
         if (!other || other->id != apic_id)
             continue;

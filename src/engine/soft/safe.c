@@ -13,7 +13,7 @@ void world_stop(struct soft_vcpu *self, struct vm *vm)
     struct soft_vm *svm = vm->engine_data;
     pthread_mutex_lock(&svm->stop_lock);
     atomic_store(&svm->stop_request, 1);
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct soft_vcpu *other = vm->vcpu[i] ? to_soft(vm->vcpu[i]) : NULL;
         if (!other || other == self)
             continue;
@@ -74,7 +74,7 @@ void jump_cache_flush(struct soft_vcpu *sv)
 static void flush_translations(struct vm *vm)
 {
     cache_flush(vm->engine_data);
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
         if (vm->vcpu[i])
             tlb_flush(to_soft(vm->vcpu[i]));
 }
@@ -102,7 +102,7 @@ void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes)
     if (is_new) {
         flush_translations(vm);
     } else {
-        for (unsigned i = 0; i < VM_VCPUS_MAX; i++)
+        for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
             if (vm->vcpu[i])
                 tlb_flush(to_soft(vm->vcpu[i]));
     }

@@ -72,7 +72,8 @@ static const struct kvm_capability capabilities[] = {
     CAP(CHECK_EXTENSION_VM, 1),
     CAP(IOEVENTFD_ANY_LENGTH, 1),
     CAP(VCPU_ATTRIBUTES, 1),
-    CAP(MAX_VCPU_ID, VM_VCPUS_MAX),
+    CAP(MAX_VCPU_ID, VM_VCPU_IDS),
+    CAP(SPLIT_IRQCHIP, 1),
     CAP(X2APIC_API, X2APIC_API_FLAGS),
     CAP(IMMEDIATE_EXIT, 1),
     CAP(GET_MSR_FEATURES, 1),
@@ -118,6 +119,24 @@ int kvm_capability_check_vm(struct kvm_vm *m, struct kvm_arg *a)
     return kvm_capability_value((uint32_t)a->value);
 }
 
+/* LAPICs here, PIC and IOAPIC in the client; the first n_pins GSIs are its IOAPIC's. */
+static int split_irqchip(struct kvm_vm *m, uint64_t n_pins)
+{
+    struct vm *vm = m->vm;
+    int r = 0;
+    if (n_pins > IRQ_GSI_MAX)
+        return -EINVAL;
+    pthread_mutex_lock(&vm->lock);
+    if (vm_has_lapics(vm) || m->n_vcpus) {
+        r = -EEXIST;
+    } else {
+        vm->irq.n_reserved = (uint32_t)n_pins;
+        vm->has_split_irqchip = true;
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return r;
+}
+
 int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
 {
     const struct kvm_enable_cap *e = a->data;
@@ -145,6 +164,9 @@ int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
             r = -EINVAL;
         else
             atomic_store(&m->vm->msr_exit_reasons, (uint32_t)e->args[0]);
+        break;
+    case KVM_CAP_SPLIT_IRQCHIP:
+        r = split_irqchip(m, e->args[0]);
         break;
     case KVM_CAP_X2APIC_API:
         if (e->args[0] & ~(uint64_t)X2APIC_API_FLAGS)

@@ -19,7 +19,7 @@ int kvm_chips_create_irqchip(struct kvm_vm *m, struct kvm_arg *a)
     (void)a;
     pthread_mutex_lock(&m->lock);
     pthread_mutex_lock(&vm->lock);
-    if (vm->has_irqchip)
+    if (vm_has_lapics(vm))
         r = -EEXIST;
     else if (m->n_vcpus)
         r = -EINVAL;

@@ -22,7 +22,8 @@ int kvm_eventfd_irqfd(struct kvm_vm *m, struct kvm_arg *a)
         return -EINVAL;
     if (q->flags & KVM_IRQFD_FLAG_DEASSIGN)
         return irqfd_deassign(m->vm, (int)q->fd, q->gsi);
-    if (!m->vm->has_irqchip)
+    /* Resampling needs the acknowledgements of a PIC or an IOAPIC in process. */
+    if (!vm_has_lapics(m->vm) || (q->flags & KVM_IRQFD_FLAG_RESAMPLE && !m->vm->has_irqchip))
         return -EINVAL;
     return irqfd_assign(m->vm, (int)q->fd, q->gsi, q->flags & KVM_IRQFD_FLAG_RESAMPLE ? (int)q->resamplefd : -1);
 }

@@ -91,13 +91,30 @@ int kvm_events_handle_set(struct kvm_vcpu *c, struct kvm_arg *a)
     return kvm_events_set(c, a->data);
 }
 
+/* With a LAPIC the client speaks for its PIC, if it has one; what it acknowledged there waits for LINT0. */
+static int extint_queue(struct vcpu *v, uint8_t vector)
+{
+    if (v->vm->has_irqchip)
+        return -ENXIO;
+    if (v->ev.extint.pending)
+        return -EEXIST;
+    v->ev.extint.pending = true;
+    v->ev.extint.vector = vector;
+    return 0;
+}
+
 int kvm_events_interrupt(struct kvm_vcpu *c, struct kvm_arg *a)
 {
     const struct kvm_interrupt *in = a->data;
     if (in->irq >= KVM_NR_INTERRUPTS)
         return -EINVAL;
-    if (c->v->vm->has_irqchip)
-        return -ENXIO;
+    if (c->v->lapic) {
+        int r = extint_queue(c->v, (uint8_t)in->irq);
+        if (r)
+            return r;
+        vcpu_request(c->v, VREQ_EVENT);
+        return 0;
+    }
     c->v->ev.interrupt.injected = true;
     c->v->ev.interrupt.soft = false;
     c->v->ev.interrupt.vector = (uint8_t)in->irq;

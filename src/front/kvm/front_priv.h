@@ -58,7 +58,7 @@ struct kvm_vm {
     struct kvm_region region[SPACE_COUNT][KVM_SLOTS];
     struct kvm_alias alias[KVM2007_ALIAS_SLOTS];
     uint64_t file_bytes; /* size of the memfd */
-    struct kvm_vcpu *vcpu[VM_VCPUS_MAX];
+    struct kvm_vcpu *vcpu[VM_VCPU_IDS];
     unsigned n_vcpus;
     bool is_2007;              /* the client used SET_MEMORY_REGION */
     uint32_t dirty_log_flags;  /* KVM_DIRTY_LOG_MANUAL_* */

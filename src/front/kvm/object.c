@@ -82,7 +82,7 @@ static void vm_release(struct kvm_vm *m)
     int fd = m->vm->fd;
     vm_put(m->vm);
     /* Core's vCPUs are gone: nobody looks at immediate_exit or the ring any more. */
-    for (unsigned i = 0; i < VM_VCPUS_MAX; i++) {
+    for (unsigned i = 0; i < VM_VCPU_IDS; i++) {
         if (m->vcpu[i]) {
             run_destroy(m->vcpu[i]->run, -1);
             if (m->vcpu[i]->ring)
@@ -227,7 +227,7 @@ static int vcpu_attach(struct kvm_vm *m, uint32_t id, struct kvm_vcpu *c)
 
 int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out)
 {
-    if (id >= VM_VCPUS_MAX)
+    if (id >= VM_VCPU_IDS || m->n_vcpus >= VM_VCPUS_MAX)
         return -EINVAL;
     if (m->vcpu[id])
         return -EEXIST;

@@ -60,7 +60,7 @@ static int run_inputs(struct kvm_vcpu *c)
     int r = c->run->kvm_dirty_regs | c->run->kvm_valid_regs ? sync_in(c) : 0;
     if (r)
         return r;
-    if (!v->vm->has_irqchip) {
+    if (!v->lapic) {
         uint64_t cr8 = c->run->cr8;
         if (cr8 > 15)
             return -EINVAL;
@@ -112,7 +112,7 @@ static bool can_inject(struct vcpu *v)
 {
     if (v->vm->has_irqchip)
         return true;
-    return (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow && !v->ev.interrupt.injected && !v->ev.exception.pending;
+    return (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow && !v->ev.exception.pending && vcpu_takes_client_irq(v);
 }
 
 static void run_outputs(struct kvm_vcpu *c)

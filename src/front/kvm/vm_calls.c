@@ -13,7 +13,7 @@
 
 int kvm_vm_create_vcpu(struct kvm_vm *m, struct kvm_arg *a)
 {
-    if (a->value >= VM_VCPUS_MAX)
+    if (a->value >= VM_VCPU_IDS)
         return -EINVAL;
     pthread_mutex_lock(&m->lock);
     int r = kvm_object_create_vcpu(m, (uint32_t)a->value, &a->created);
