@@ -58,6 +58,12 @@ void control_fini(struct machine *m)
     pthread_sigmask(SIG_SETMASK, &control_old_mask, NULL);
 }
 
+static void control_end(struct machine *m, int signal)
+{
+    m->end_signal = signal;
+    machine_request_end(m, END_SIGNAL);
+}
+
 static void control_signals(struct machine *m)
 {
     struct signalfd_siginfo info;
@@ -73,8 +79,7 @@ static void control_signals(struct machine *m)
             m->console.is_raw = terminal_enter_raw(m->config->in_fd);
             break;
         default:
-            m->end_signal = (int)info.ssi_signo;
-            machine_request_end(m, END_SIGNAL);
+            control_end(m, (int)info.ssi_signo);
             break;
         }
     }
@@ -100,7 +105,9 @@ static void control_read_input(struct machine *m)
     if (n < 0 && (errno == EINTR || errno == EAGAIN))
         return;
     if (n <= 0) {
-        m->console.is_eof = true; /* closed, or a terminal that went away: the guest just hears nothing more */
+        m->console.is_eof = true; /* of a pipe or file: the guest just hears nothing more */
+        if (m->console.is_tty)    /* the terminal is gone, and with it every way to reach this machine */
+            control_end(m, SIGHUP);
         return;
     }
     serial_input(&m->serial, bytes, console_filter(&m->console, bytes, (unsigned)n, &key));
