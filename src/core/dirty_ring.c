@@ -52,8 +52,8 @@ int vm_reset_dirty_rings(struct vm *vm)
         if (v && v->dirty_ring.entry)
             n += ring_reset(vm, &v->dirty_ring);
     }
-    if (n && vm->engine->memory_changed)
-        vm->engine->memory_changed(vm, 0, ~0ull);
+    if (n)
+        slots_tell_engine(vm, 0, ~0ull);
     pthread_mutex_unlock(&vm->slots_lock);
     return n;
 }

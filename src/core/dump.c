@@ -69,7 +69,7 @@ static void put_events(struct text *t, const struct vcpu *v)
         put(t, "exception %u code %x\n", v->ev.exception.vector, v->ev.exception.code);
     if (v->ev.interrupt.injected)
         put(t, "interrupt %u\n", v->ev.interrupt.vector);
-    put(t, "last exit %u, instructions one by one %llu\n", v->exit.kind, ull(v->insn_slow));
+    put(t, "last exit %u, instructions one by one %llu\n", v->exit.kind, ull(v->stat[STAT_SINGLE_INSNS]));
     if (v->exit.kind == EXIT_INTERNAL_ERROR) {
         put(t, "internal error %u: %s, bytes", v->exit.internal.suberror, v->exit.internal.text ? v->exit.internal.text : "");
         for (unsigned i = 0; i < v->exit.internal.n_bytes && i < sizeof v->exit.internal.insn_bytes; i++)

@@ -125,14 +125,19 @@ static int choose_bitmap(struct memslot *wanted, const struct memslot *old)
     return 0;
 }
 
+void slots_tell_engine(struct vm *vm, gpa_t gpa, uint64_t bytes)
+{
+    vm->stat[STAT_MEMORY_CHANGES]++;
+    if (vm->engine->memory_changed)
+        vm->engine->memory_changed(vm, gpa, bytes);
+}
+
 static void tell_engine(struct vm *vm, const struct memslot *a, const struct memslot *b)
 {
-    if (!vm->engine->memory_changed)
-        return;
     if (a)
-        vm->engine->memory_changed(vm, a->gpa, a->bytes);
+        slots_tell_engine(vm, a->gpa, a->bytes);
     if (b && (!a || a->gpa != b->gpa || a->bytes != b->bytes))
-        vm->engine->memory_changed(vm, b->gpa, b->bytes);
+        slots_tell_engine(vm, b->gpa, b->bytes);
 }
 
 static int replace_slot(struct vm *vm, const struct memslot *wanted)

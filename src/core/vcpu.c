@@ -59,6 +59,7 @@ int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
     if (!error) {
         v->vm = vm;
         v->id = id;
+        v->stat = v->own_stat;
         v->tsc_khz = vm->tsc_khz;
         v->signal_fd = -1;
         pthread_mutex_init(&v->lock, NULL);

@@ -17,6 +17,7 @@
 #include "core/dirty_ring.h"
 #include "core/exit.h"
 #include "core/memslot.h"
+#include "core/stats.h"
 #include "core/memslot.h"
 #include "x86/regs.h"
 
@@ -165,8 +166,8 @@ struct vcpu {
     void *pvclock; /* chip's */
     void *client;  /* the front's */
 
-    uint64_t exits[EXIT_KIND_COUNT]; /* counters, shown by tools */
-    uint64_t insn_slow;              /* instructions executed one by one */
+    uint64_t *stat; /* enum vcpu_stat; here until vcpu_stats_move */
+    uint64_t own_stat[VCPU_STAT_COUNT];
 };
 
 /* vCPU thread: it wrote, or is about to get write access to, this page. Leaves soon if its ring is full. General registers only. */
@@ -177,6 +178,19 @@ static inline void vcpu_mark_dirty(struct vcpu *v, const struct memslot *s, gpa_
     dirty_ring_push(&v->dirty_ring, s->id, memslot_page(s, gpa));
     if (dirty_ring_is_full(&v->dirty_ring))
         atomic_store(&v->exit_req, 1);
+}
+
+/* vCPU thread, or its lock held. */
+static inline void vcpu_count(struct vcpu *v, enum vcpu_stat what)
+{
+    v->stat[what]++;
+}
+
+/* For what guest code is left for. */
+static inline void vcpu_count_exit(struct vcpu *v, enum vcpu_stat what)
+{
+    v->stat[STAT_EXITS]++;
+    v->stat[what]++;
 }
 
 static inline unsigned vcpu_cpl(const struct vcpu *v)

@@ -101,6 +101,18 @@ static int sleep_until_kicked(struct vcpu *v, const sigset_t *caller)
     return fds[1].revents & POLLIN ? -EINTR : 0;
 }
 
+static int sleep_counted(struct vcpu *v, const sigset_t *caller)
+{
+    uint64_t begin = timer_now_ns();
+    v->stat[STAT_IS_BLOCKING] = 1;
+    int result = sleep_until_kicked(v, caller);
+    v->stat[STAT_IS_BLOCKING] = 0;
+    v->stat[STAT_HALT_WAIT_NS] += timer_now_ns() - begin;
+    if (!result)
+        vcpu_count(v, STAT_HALT_WAKEUPS);
+    return result;
+}
+
 int vcpu_block(struct vcpu *v)
 {
     /*
@@ -114,7 +126,7 @@ int vcpu_block(struct vcpu *v)
     atomic_store(&v->is_blocked, true);
     int result = 0;
     if (!atomic_load(&v->exit_req))
-        result = vcpu_signal_pending(v) ? -EINTR : sleep_until_kicked(v, &caller);
+        result = vcpu_signal_pending(v) ? -EINTR : sleep_counted(v, &caller);
     atomic_store(&v->is_blocked, false);
     tick_start(v);
     pthread_sigmask(SIG_SETMASK, &caller, NULL);

@@ -80,6 +80,7 @@ int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, stru
     vm->engine = engine;
     vm->chip = chip;
     vm->fd = -1;
+    vm->stat = vm->own_stat;
     vm->tsc_khz = host_facts()->tsc_khz;
     vm->tsc_origin = time_host_tsc();
     vm->kvmclock_offset_ns = -(int64_t)timer_now_ns();

@@ -13,6 +13,7 @@
 #include "core/engine.h"
 #include "core/irq.h"
 #include "core/memslot.h"
+#include "core/stats.h"
 #include "core/timer.h"
 
 struct msr_filter;
@@ -92,6 +93,8 @@ struct vm {
     _Atomic uint32_t msr_exit_reasons; /* MSR_REASON_* that the client answers */
     uint32_t x2apic_api_flags;         /* bit 0: 32-bit ids in LAPIC state and MSIs; bit 1: destination 0xff is no broadcast to x2APICs */
     _Atomic uint32_t client_epoch; /* counts what may follow a write of the client to guest memory: its interrupts; engines look at code again when it moved */
+    uint64_t *stat;                /* enum vm_stat; here until vm_stats_move */
+    uint64_t own_stat[VM_STAT_COUNT];
     _Atomic int refs;
     int fd; /* the memfd behind the VM fd, or -1 */
 };

@@ -21,8 +21,9 @@ void tick_start(struct vcpu *v);
 void tick_stop(struct vcpu *v);
 void tick_expired(struct timer *t);
 
-/* slots.c: with slots_lock held. The caller tells the engine. Nothing happens if there is no such page. */
+/* slots.c: with slots_lock held. The caller of slots_clear_dirty tells the engine; nothing happens if there is no such page. */
 void slots_clear_dirty(struct vm *vm, uint32_t id, uint64_t page);
+void slots_tell_engine(struct vm *vm, gpa_t gpa, uint64_t bytes);
 
 /* cpuid.c, msr.c: pieces of the power-up state. */
 void msr_reset(struct vcpu *v);

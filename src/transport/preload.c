@@ -94,7 +94,7 @@ enum preload_kind preload_kind_of(int fd)
         return PRELOAD_OTHER;
     signals_hold();
     struct kvm_object *o = registry_find(fd, false);
-    enum preload_kind kind = !o ? PRELOAD_OTHER : kvm_object_is_mappable(o) ? PRELOAD_MACHINE : PRELOAD_DEVICE;
+    enum preload_kind kind = !o ? PRELOAD_OTHER : kvm_object_is_device(o) ? PRELOAD_DEVICE : PRELOAD_MACHINE;
     if (o)
         kvm_object_put(o);
     signals_release();

@@ -9,6 +9,7 @@ static const struct conform_difference differences[] = {
     { "host", "log_bad_pointer", "the kernel forgets the pages that it could not tell of" },
     { "pvm", "ring_reports_once", "its emulator of real mode reports a page at every write" },
     { "pvm", "ring_full", "its emulator of real mode goes on when the ring is full" },
+    { "pvm", "stats_io", "its emulator of real mode counts no exits" },
     { "pvm", "software_breakpoint", "it breaks on INT3" },
     { "pvm", "interrupt_window_today", "its real-mode emulator opens the window late" },
     { "pvm", "triple_fault", "its real-mode emulator ignores the IDT limit" },

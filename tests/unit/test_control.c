@@ -180,6 +180,7 @@ static int machine_real(void **state)
     if (!sv)
         sv = calloc(1, sizeof *sv);
     memset(sv, 0, sizeof *sv);
+    sv->v.stat = sv->v.own_stat;
     memset(ram, 0, sizeof ram);
     bad_page = 0;
     cpu = &sv->v.cpu;

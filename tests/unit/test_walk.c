@@ -89,6 +89,7 @@ static int setup(void **state)
     (void)state;
     sv = aligned_alloc(64, (sizeof *sv + 63) & ~63ul);
     memset(sv, 0, sizeof *sv);
+    sv->v.stat = sv->v.own_stat;
     vm = calloc(1, sizeof *vm);
     ram = aligned_alloc(4096, RAM_BYTES);
     memset(ram, 0, RAM_BYTES);

@@ -149,6 +149,7 @@ static bool is_lapic(const struct vcpu *v, gpa_t gpa)
 static int device_read(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes, void *data)
 {
     struct vcpu *v = &sv->v;
+    vcpu_count_exit(v, STAT_MMIO_EXITS);
     fp_put(sv);
     if (is_lapic(v, gpa) && v->vm->chip->lapic_mmio_read(v, gpa & PAGE_OFFSET_MASK, bytes, data) == 0)
         return 0;
@@ -158,6 +159,7 @@ static int device_read(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes, void *da
 static int device_write(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes, const void *data)
 {
     struct vcpu *v = &sv->v;
+    vcpu_count_exit(v, STAT_MMIO_EXITS);
     fp_put(sv);
     if (is_lapic(v, gpa) && v->vm->chip->lapic_mmio_write(v, gpa & PAGE_OFFSET_MASK, bytes, data) == 0)
         return 0;

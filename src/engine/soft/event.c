@@ -24,6 +24,8 @@ enum step event_fault(struct soft_vcpu *sv)
         return STEP_EXIT; /* v->exit was filled by the signal handler */
     if (f.vector == VEC_DB && d->enabled && d->use_hw_bp)
         return exec_debug_exit(sv, VEC_DB, f.addr);
+    if (f.vector == VEC_PF)
+        vcpu_count(&sv->v, STAT_PAGE_FAULTS);
     return deliver(sv, EVENT_EXCEPTION, &f);
 }
 
@@ -109,6 +111,7 @@ static enum step inject_interrupt(struct soft_vcpu *sv)
     if (vector < 0)
         return STEP_NEXT;
     struct fault f = { .vector = (uint8_t)vector };
+    vcpu_count(v, STAT_IRQ_INJECTIONS);
     return deliver(sv, EVENT_EXTERNAL, &f);
 }
 
@@ -122,6 +125,7 @@ static enum step inject(struct soft_vcpu *sv)
     if (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked && !v->cpu.interrupt_shadow) {
         atomic_fetch_sub(&v->ev.nmi_pending, 1);
         struct fault f = { .vector = VEC_NMI };
+        vcpu_count(v, STAT_NMI_INJECTIONS);
         s = deliver(sv, EVENT_NMI, &f);
         if (s != STEP_NEXT)
             return s;
@@ -139,6 +143,7 @@ enum step event_requests(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
     for (;;) {
+        vcpu_count_exit(v, STAT_REQUESTS);
         atomic_store(&v->exit_req, 0);
         uint32_t req = atomic_exchange(&v->requests, 0);
         if (req & VREQ_INIT)

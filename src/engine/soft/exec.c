@@ -414,7 +414,7 @@ enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *
     struct vcpu *v = &sv->v;
     uint8_t shadow = v->cpu.interrupt_shadow;
     uint64_t rf = v->cpu.rflags & RFLAGS_RF;
-    v->insn_slow++;
+    vcpu_count(v, STAT_SINGLE_INSNS);
     v->replay.next = 0;
     if (!(shadow & SHADOW_MOV_SS))
         sv->dr6_hits = 0;

@@ -324,6 +324,7 @@ enum step help_invlpg(struct soft_vcpu *sv, const struct insn *in)
 {
     if (vcpu_cpl(&sv->v))
         return cr_gp(sv);
+    vcpu_count(&sv->v, STAT_INVLPGS);
     uint64_t ea = insn_ea(sv, in);
     gva_t gva = ea;
     if (in->mode_bits != 64)
@@ -377,6 +378,7 @@ enum step help_hlt(struct soft_vcpu *sv, const struct insn *in)
     (void)in;
     if (vcpu_cpl(&sv->v))
         return cr_gp(sv);
+    vcpu_count_exit(&sv->v, STAT_HALT_EXITS);
     sv->v.exit.kind = EXIT_HLT;
     return STEP_NEXT_EXIT;
 }

@@ -63,12 +63,14 @@ static unsigned io_port(const struct soft_vcpu *sv, const struct insn *in)
 static int device_in(struct soft_vcpu *sv, unsigned port, unsigned bytes, uint32_t *value)
 {
     *value = 0;
+    vcpu_count_exit(&sv->v, STAT_IO_EXITS);
     fp_put(sv);
     return bus_read(&sv->v.vm->pio, &sv->v, port, bytes, value);
 }
 
 static int device_out(struct soft_vcpu *sv, unsigned port, unsigned bytes, const uint32_t *value)
 {
+    vcpu_count_exit(&sv->v, STAT_IO_EXITS);
     fp_put(sv);
     return bus_write(&sv->v.vm->pio, &sv->v, port, bytes, value);
 }

@@ -124,6 +124,7 @@ enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
         return step_fault(sv, VEC_UD);
     uint64_t nr = misc_truncate(sv->v.cpu.gpr[GPR_RAX], bytes), apic_id = misc_truncate(sv->v.cpu.gpr[GPR_RCX], bytes);
     int64_t ret = 0;
+    vcpu_count_exit(&sv->v, STAT_HYPERCALLS);
     if (vcpu_cpl(&sv->v)) {
         ret = HYPERCALL_EPERM;
     } else if (nr == HYPERCALL_KICK_CPU) {

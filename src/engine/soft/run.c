@@ -333,7 +333,11 @@ int run_vcpu(struct vcpu *v)
     signal_set_vcpu(NULL);
     gs_swap(gs);
     sv->left_tsc = __builtin_ia32_rdtsc();
-    if (v->exit.kind < EXIT_KIND_COUNT)
-        v->exits[v->exit.kind]++;
+    if (v->exit.kind == EXIT_INTR)
+        vcpu_count(v, STAT_SIGNAL_EXITS);
+    else if (v->exit.kind == EXIT_IRQ_WINDOW)
+        vcpu_count(v, STAT_IRQ_WINDOW_EXITS);
+    else if (v->exit.kind == EXIT_INTERNAL_ERROR)
+        vcpu_count(v, STAT_INSN_FAILURES);
     return r;
 }

@@ -50,6 +50,7 @@ static void table_flush(struct soft_vcpu *sv, unsigned set, unsigned kind)
 
 void tlb_flush(struct soft_vcpu *sv)
 {
+    vcpu_count(&sv->v, STAT_TLB_FLUSHES);
     for (unsigned set = 0; set < 2; set++)
         for (unsigned kind = 0; kind < TLB_KINDS; kind++)
             table_flush(sv, set, kind);
@@ -79,6 +80,7 @@ static void table_flush_local(struct soft_vcpu *sv, unsigned set, unsigned kind)
 
 void tlb_flush_local(struct soft_vcpu *sv)
 {
+    vcpu_count(&sv->v, STAT_TLB_FLUSHES);
     for (unsigned set = 0; set < 2; set++) {
         for (unsigned kind = 0; kind < TLB_KINDS; kind++)
             table_flush_local(sv, set, kind);

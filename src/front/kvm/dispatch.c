@@ -86,6 +86,7 @@ static const struct kvm_call calls[] = {
     VM(KVM_SET_GSI_ROUTING,                G2,   "IRQ_ROUTING",      RAW,    kvm_irq_set_routing),
     VM(KVM_SIGNAL_MSI,                     G2,   "SIGNAL_MSI",       STRUCT, kvm_irq_signal_msi),
     VM(KVM_X86_SET_MSR_FILTER,             G2,   "X86_MSR_FILTER",   STRUCT, kvm_msr_filter_set),
+    VM(KVM_GET_STATS_FD,                   G2,   "BINARY_STATS_FD",  VALUE,  kvm_stats_get_vm),
     VM(KVM_IRQFD,                          G2,   "IRQFD",            STRUCT, kvm_eventfd_irqfd),
     VM(KVM_IOEVENTFD,                      G2,   "IOEVENTFD",        STRUCT, kvm_eventfd_ioeventfd),
     VM(KVM_REGISTER_COALESCED_MMIO,        G2,   "COALESCED_MMIO",   STRUCT, kvm_eventfd_coalesce),
@@ -130,6 +131,7 @@ static const struct kvm_call calls[] = {
     VCPU(KVM_KVMCLOCK_CTRL,                G2,   "KVMCLOCK_CTRL",    VALUE,  kvm_chips_clock_ctrl),
     VCPU(KVM_GET_TSC_KHZ,                  G2,   "GET_TSC_KHZ",      VALUE,  kvm_tables_get_tsc_khz),
     VCPU(KVM_SET_TSC_KHZ,                  G2,   "TSC_CONTROL",      VALUE,  kvm_tables_set_tsc_khz),
+    VCPU(KVM_GET_STATS_FD,                 G2,   "BINARY_STATS_FD",  VALUE,  kvm_stats_get_vcpu),
     VCPU(KVM_ENABLE_CAP,                   G2,   "ENABLE_CAP",       STRUCT, kvm_capability_enable_vcpu),
     VCPU(KVM_HAS_DEVICE_ATTR,              G2,   "VCPU_ATTRIBUTES",  STRUCT, kvm_tables_has_attr),
     VCPU(KVM_GET_DEVICE_ATTR,              G2,   "VCPU_ATTRIBUTES",  STRUCT, kvm_tables_get_attr),
@@ -162,9 +164,9 @@ static const struct kvm_call *call_find(enum kvm_fd_kind kind, uint32_t request)
 
 static int refuse(enum kvm_fd_kind kind, uint32_t request)
 {
-    static const char *const names[] = { "kvm device ioctl", "kvm vm ioctl", "kvm vcpu ioctl" };
+    static const char *const names[] = { "kvm device ioctl", "kvm vm ioctl", "kvm vcpu ioctl", "kvm stats ioctl" };
     refusal_note(names[kind], request);
-    return kind == KVM_FD_VM ? -ENOTTY : -EINVAL;
+    return kind == KVM_FD_VM || kind == KVM_FD_STATS ? -ENOTTY : -EINVAL;
 }
 
 static int call_handler(const struct kvm_call *call, struct kvm_object *o, struct kvm_arg *a)
@@ -175,6 +177,7 @@ static int call_handler(const struct kvm_call *call, struct kvm_object *o, struc
     case KVM_FD_VM:
         return call->handler.vm(o->vm, a);
     case KVM_FD_VCPU:
+    case KVM_FD_STATS:
         break;
     }
     pthread_mutex_lock(&o->vcpu->v->lock);

@@ -13,7 +13,7 @@ struct kvm_vm;
 struct kvm_vcpu;
 struct kvm_arg;
 
-enum kvm_fd_kind { KVM_FD_DEVICE, KVM_FD_VM, KVM_FD_VCPU };
+enum kvm_fd_kind { KVM_FD_DEVICE, KVM_FD_VM, KVM_FD_VCPU, KVM_FD_STATS /* has no calls */ };
 
 /* Opens the device: an fd, and in *out the object behind it with one reference; or -errno. */
 int kvm_object_open(struct kvm_object **out);
@@ -21,6 +21,7 @@ void kvm_object_get(struct kvm_object *o);
 void kvm_object_put(struct kvm_object *o);
 /* An fd that the object keeps open for itself and that shares the file of the client's fd, or -1. It does not keep the object alive. */
 int kvm_object_private_fd(const struct kvm_object *o);
+bool kvm_object_is_device(const struct kvm_object *o);
 bool kvm_object_is_mappable(const struct kvm_object *o);
 /*
  * In the child of a fork, before anything else: VMs and vCPUs made so far are the parent's. As with the kernel's, their calls are EIO here; they are never

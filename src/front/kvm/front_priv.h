@@ -51,6 +51,13 @@ struct kvm_alias {
     } piece[KVM_ALIAS_PIECES];
 };
 
+/* A file of counters; map NULL: not asked for yet. */
+struct kvm_stats {
+    int fd;
+    hva_t map;
+    uint64_t bytes;
+};
+
 struct kvm_vm {
     struct vm *vm;
     _Atomic unsigned refs; /* fd objects: of the VM and of its vCPUs */
@@ -66,6 +73,7 @@ struct kvm_vm {
     bool has_exception_payload;
     struct kvm_run *first_run; /* pages and fd waiting for the first vCPU; NULL once it has them */
     int first_run_fd;
+    struct kvm_stats stats;
     uint64_t default_tsc_khz; /* KVM_SET_TSC_KHZ on the VM: of vCPUs to come; 0: host's */
 };
 
@@ -77,6 +85,7 @@ struct kvm_vcpu {
     struct kvm_vm *owner;
     struct kvm_run *run; /* KVM_RUN_PAGES pages, shared with the client */
     hva_t ring;          /* kvm_vm.dirty_ring_bytes, shared too */
+    struct kvm_stats stats;
     enum kvm_completion completion;
     uint64_t completion_rip; /* linear; if the client moved the vCPU elsewhere the answer is dropped */
     bool has_deferred_exit;  /* v->exit waits until v->posted has been shown */
@@ -88,6 +97,7 @@ struct kvm_object {
     unsigned n_forks; /* of the process when the object was made */
     struct kvm_vm *vm;
     struct kvm_vcpu *vcpu;
+    const struct kvm_stats *stats;
 };
 
 /* True if the object is a VM or vCPU of another process that this one was forked from. */
@@ -96,6 +106,7 @@ bool kvm_object_is_foreign(const struct kvm_object *o);
 /* object.c */
 int kvm_object_create_vm(struct kvm_object **out);
 int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out);
+int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct kvm_object **out);
 /* Room for a dirty ring in the file that the first vCPU will get. */
 int kvm_object_grow_first_run(struct kvm_vm *m, uint32_t ring_bytes);
 /* dirty.c */
@@ -178,6 +189,11 @@ KVM_VM_HANDLER(kvm_vm_set_clock);
 KVM_VM_HANDLER(kvm_vm_get_tsc_khz);
 KVM_VM_HANDLER(kvm_vm_set_tsc_khz);
 KVM_VM_HANDLER(kvm_vm_create_device);
+
+/* stats.c */
+void kvm_stats_fini(struct kvm_stats *s);
+KVM_VM_HANDLER(kvm_stats_get_vm);
+KVM_VCPU_HANDLER(kvm_stats_get_vcpu);
 
 /* msr_filter.c */
 KVM_VM_HANDLER(kvm_msr_filter_set);

@@ -85,6 +85,7 @@ static void vm_release(struct kvm_vm *m)
     for (unsigned i = 0; i < VM_VCPU_IDS; i++) {
         if (m->vcpu[i]) {
             run_destroy(m->vcpu[i]->run, -1);
+            kvm_stats_fini(&m->vcpu[i]->stats);
             if (m->vcpu[i]->ring)
                 munmap(m->vcpu[i]->ring, m->dirty_ring_bytes);
             free(m->vcpu[i]);
@@ -92,6 +93,7 @@ static void vm_release(struct kvm_vm *m)
     }
     if (m->first_run)
         run_destroy(m->first_run, m->first_run_fd);
+    kvm_stats_fini(&m->stats);
     kvm_memory_fini(m);
     if (fd >= 0)
         close(fd);
@@ -127,12 +129,30 @@ void kvm_object_put(struct kvm_object *o)
 
 int kvm_object_private_fd(const struct kvm_object *o)
 {
-    return o->kind == KVM_FD_VM ? o->vm->vm->fd : -1;
+    return o->kind == KVM_FD_VM ? o->vm->vm->fd : o->kind == KVM_FD_STATS ? o->stats->fd : -1;
+}
+
+bool kvm_object_is_device(const struct kvm_object *o)
+{
+    return o->kind == KVM_FD_DEVICE;
 }
 
 bool kvm_object_is_mappable(const struct kvm_object *o)
 {
-    return o->kind != KVM_FD_DEVICE;
+    return o->kind == KVM_FD_VM || o->kind == KVM_FD_VCPU;
+}
+
+/* As the kernel's, it keeps the VM. */
+int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct kvm_object **out)
+{
+    struct kvm_object *o = object_create(KVM_FD_STATS);
+    if (!o)
+        return -ENOMEM;
+    atomic_fetch_add(&m->refs, 1);
+    o->vm = m;
+    o->stats = s;
+    *out = o;
+    return 0;
 }
 
 /*
