@@ -140,7 +140,7 @@ static int efer_set(struct vcpu *v, uint32_t index, uint64_t value, bool is_host
 {
     (void)index;
     struct cpu_state *c = &v->cpu;
-    uint64_t valid = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR;
+    uint64_t valid = EFER_KNOWN;
     if (!is_host) {
         valid = EFER_LMA;
         valid |= vcpu_cpuid_has(v, 0x80000001, 0, 3, 11) ? EFER_SCE : 0;
@@ -277,6 +277,15 @@ static int smbase_set(struct vcpu *v, uint32_t index, uint64_t value, bool is_ho
     return 0;
 }
 
+static int smi_count_set(struct vcpu *v, uint32_t index, uint64_t value, bool is_host)
+{
+    (void)index;
+    if (!is_host)
+        return -EINVAL;
+    v->cpu.smi_count = value;
+    return 0;
+}
+
 /* ---- constants ---- */
 
 /* Read as a fixed value; a client may write that value back, and zero where a real machine would take writes. */
@@ -348,7 +357,7 @@ static const struct msr_row rows[] = {
     { ONE(MSR_PLATFORM_ID), .get = constant_get, .set = constant_set },
     { ONE(MSR_APIC_BASE), .field = FIELD(apic_base), .set = apic_base_set },
     { ONE(0x2a), .get = constant_get, .set = constant_set }, /* EBL_CR_POWERON */
-    { ONE(0x34), .get = constant_get, .set = constant_set }, /* SMI_COUNT */
+    { ONE(0x34), .field = FIELD(smi_count), .set = smi_count_set },
     { ONE(MSR_FEATURE_CONTROL), .field = FIELD(feature_control), .set = feature_control_set },
     { ONE(MSR_TSC_ADJUST), .field = FIELD(tsc_adjust), .set = tsc_adjust_set },
     { ONE(MSR_SPEC_CTRL), .get = spec_ctrl_get, .set = spec_ctrl_set },

@@ -160,12 +160,31 @@ void vcpu_reset(struct vcpu *v, bool is_init)
     c->dr7 = DR7_FIXED_1;
     memset(c->pdpte, 0, sizeof c->pdpte);
     c->interrupt_shadow = 0;
-    c->nmi_masked = c->in_smm = false;
+    c->nmi_masked = c->in_smm = c->smm_inside_nmi = false;
+    c->smi_count = 0;
     reset_events(v);
     if (!is_init)
         reset_power_up(v);
     if (v->lapic)
         v->vm->chip->lapic_reset(v, is_init);
+}
+
+#define CR4_ALWAYS (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
+
+uint64_t vcpu_cr4_allowed(const struct vcpu *v)
+{
+    static const struct {
+        uint32_t bit, leaf;
+        uint8_t reg, shift;
+    } needs[] = {
+        { CR4_UMIP, 7, 2, 2 },     { CR4_LA57, 7, 2, 16 }, { CR4_FSGSBASE, 7, 1, 0 }, { CR4_PCIDE, 1, 2, 17 },
+        { CR4_OSXSAVE, 1, 2, 26 }, { CR4_SMEP, 7, 1, 7 },  { CR4_SMAP, 7, 1, 20 },    { CR4_PKE, 7, 2, 3 },
+    };
+    uint64_t allowed = CR4_ALWAYS;
+    for (unsigned i = 0; i < sizeof(needs) / sizeof(needs[0]); i++)
+        if (vcpu_cpuid_has(v, needs[i].leaf, 0, needs[i].reg, needs[i].shift))
+            allowed |= needs[i].bit;
+    return allowed;
 }
 
 void vcpu_start_at(struct vcpu *v, uint8_t vector)

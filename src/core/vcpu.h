@@ -55,11 +55,12 @@ struct cpu_state {
     uint64_t mtrr_def_type, mtrr_var[2 * MTRR_VAR_COUNT], mtrr_fixed[11];
     uint64_t mcg_cap, mcg_status, mcg_ctl, mc_bank[4 * MCE_BANKS_MAX];
     uint64_t bios_sign_id, arch_capabilities, smbase;
-    uint64_t platform_info;
+    uint64_t platform_info, smi_count;
     uint64_t tsc_offset, tsc_adjust; /* guest TSC = host TSC * scale + tsc_offset, see core/time.h */
     uint8_t interrupt_shadow;        /* SHADOW_*; cleared after the next instruction */
     bool nmi_masked;
     bool in_smm;
+    bool smm_inside_nmi; /* NMIs were masked when the SMI came */
     /* Standard-format XSAVE area: x87, SSE, AVX at 576, AVX-512 and PKRU where the host's CPUID leaf 0xd puts them. */
     _Alignas(64) uint8_t xsave[XSAVE_AREA_BYTES];
 };
@@ -89,7 +90,7 @@ enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_S
 /* Reasons to leave translated code, or'ed into vcpu.requests by any thread, then vcpu_kick. */
 #define VREQ_EVENT (1u << 0) /* look at interrupts, NMI, SMI */
 #define VREQ_EXIT (1u << 1)  /* return to the client (immediate_exit, signal) */
-#define VREQ_INIT (1u << 2)  /* INIT received */
+#define VREQ_INIT (1u << 2)  /* INIT received; stays while the vCPU is in SMM */
 #define VREQ_SIPI (1u << 3)  /* SIPI received, vector in sipi_vector */
 #define VREQ_TICK (1u << 4)  /* periodic look at signals */
 #define VREQ_CLOCK (1u << 5) /* refresh the paravirtual clock page */
@@ -223,6 +224,8 @@ bool vcpu_signal_pending(struct vcpu *v);
 
 /* Power-up or INIT state. INIT keeps x87/SSE state, MTRRs, TSC and the like. mp_state is the caller's, power-up and INIT. */
 void vcpu_reset(struct vcpu *v, bool is_init);
+/* CR4 bits that the guest's CPUID allows; the old ones always, as a client need not set CPUID for a simple guest. */
+uint64_t vcpu_cr4_allowed(const struct vcpu *v);
 /* The start-up IPI: real mode at vector * 4096. mp_state is the caller's. */
 void vcpu_start_at(struct vcpu *v, uint8_t vector);
 

@@ -90,6 +90,7 @@ enum seg_reg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT, SEG_NO
 #define EFER_LMA (1u << 10)
 #define EFER_NXE (1u << 11)
 #define EFER_FFXSR (1u << 14)
+#define EFER_KNOWN ((uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR))
 #define XCR0_X87 (1u << 0)
 #define XCR0_SSE (1u << 1)
 #define XCR0_AVX (1u << 2)
@@ -104,6 +105,8 @@ enum seg_reg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_COUNT, SEG_NO
 #define DR6_BT (1u << 15)
 #define DR6_BD (1u << 13)
 #define DR6_FIXED_1 0xffff0ff0u
+#define DR6_WRITABLE 0xe00fu
+#define DR7_WRITABLE 0xffff23ffu
 #define DR7_FIXED_1 0x400u
 #define DR7_GD (1u << 13)
 #define DR7_ENABLE_MASK 0xffu

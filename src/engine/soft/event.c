@@ -3,6 +3,7 @@
  * What happens between instructions: requests of other threads, INIT and SIPI, halting, NMIs, interrupts, injected and own exceptions. Called by the run loop,
  * vectors saved.
  */
+#include "core/smm.h"
 #include "engine/soft/code.h"
 #include "engine/soft/exec.h"
 
@@ -32,6 +33,10 @@ enum step event_fault(struct soft_vcpu *sv)
 static void take_init(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
+    if (v->cpu.in_smm) { /* latched: RSM has requests looked at again */
+        atomic_fetch_or(&v->requests, VREQ_INIT);
+        return;
+    }
     vcpu_reset(v, true);
     atomic_store(&v->mp_state, v->id == v->vm->boot_cpu_id ? MP_RUNNABLE : MP_INIT_RECEIVED);
     mode_update(sv);
@@ -61,7 +66,8 @@ static bool may_interrupt(const struct vcpu *v)
 
 static bool has_wake_event(struct vcpu *v)
 {
-    return (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked) || v->ev.exception.pending || ((v->cpu.rflags & RFLAGS_IF) && vcpu_irq_peek(v) >= 0);
+    return (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked) || smm_is_due(v) || v->ev.exception.pending ||
+           ((v->cpu.rflags & RFLAGS_IF) && vcpu_irq_peek(v) >= 0);
 }
 
 /* The client asked to be told when it may inject, and it may. */
@@ -95,6 +101,7 @@ static enum step inject_exception(struct soft_vcpu *sv)
     struct fault f = { .vector = ev->exception.vector, .has_code = ev->exception.has_code, .code = ev->exception.code };
     f.addr = f.vector == VEC_PF ? sv->v.cpu.cr2 : ev->exception.payload;
     ev->exception.pending = false;
+    atomic_store(&sv->v.exit_req, 1); /* what else is pending comes after it */
     return deliver(sv, EVENT_EXCEPTION, &f);
 }
 
@@ -168,6 +175,8 @@ enum step event_requests(struct soft_vcpu *sv)
         if (v->vm->chip && v->lapic)
             v->vm->chip->vcpu_run_enter(v);
         run_notice_client(sv);
+        if (smm_is_due(v) && !v->ev.exception.pending)
+            return smi_take(sv);
         guest_mode_enter(sv); /* delivery reads and writes guest memory */
         s = inject(sv);
         guest_mode_leave(sv);

@@ -364,10 +364,11 @@ static enum step fp_check(struct soft_vcpu *sv, const struct insn *in)
 
 /* ---- one instruction with all that surrounds it ---- */
 
+/* 16-bit code goes on beyond 64 KiB if its limit lets it: system management mode begins so. */
 static void advance(struct soft_vcpu *sv, const struct insn *in)
 {
     uint64_t next = sv->v.cpu.rip + in->len;
-    sv->v.cpu.rip = sv->mode_bits == 64 ? next : sv->mode_bits == 32 ? (uint32_t)next : (uint16_t)next;
+    sv->v.cpu.rip = sv->mode_bits == 64 ? next : (uint32_t)next;
 }
 
 static void forget_accesses(struct soft_vcpu *sv)

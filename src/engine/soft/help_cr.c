@@ -230,9 +230,6 @@ enum step help_clts(struct soft_vcpu *sv, const struct insn *in)
     return STEP_NEXT;
 }
 
-#define DR6_WRITABLE 0xe00fu
-#define DR7_WRITABLE 0xffff23ffu
-
 static enum step dr_write(struct soft_vcpu *sv, unsigned dr, uint64_t value)
 {
     struct cpu_state *c = &sv->v.cpu;

@@ -83,6 +83,9 @@ enum step help_vmaskmov(struct soft_vcpu *sv, const struct insn *in);
 enum step help_gather(struct soft_vcpu *sv, const struct insn *in);
 enum step help_scatter(struct soft_vcpu *sv, const struct insn *in);
 
+/* ---- help_smm.c ---- */
+enum step help_rsm(struct soft_vcpu *sv, const struct insn *in);
+
 /* ---- help_misc.c ---- */
 enum step help_aaa(struct soft_vcpu *sv, const struct insn *in);
 enum step help_aas(struct soft_vcpu *sv, const struct insn *in);
@@ -127,7 +130,7 @@ static inline uint64_t misc_truncate(uint64_t value, unsigned bytes)
 /* rip of the following instruction. */
 static inline uint64_t misc_next_rip(const struct soft_vcpu *sv, const struct insn *in)
 {
-    return misc_truncate(sv->v.cpu.rip + in->len, in->mode_bits / 8u);
+    return misc_truncate(sv->v.cpu.rip + in->len, in->mode_bits == 64 ? 8 : 4);
 }
 
 /* Operand size of stack instructions: in 64-bit mode 8, or 2 with the operand-size prefix; never 4 (SDM vol. 1, "Stack Behavior in 64-Bit Mode"). */

@@ -298,5 +298,5 @@ unsigned transfer_op_bytes(const struct insn *in)
 uint64_t transfer_next_rip(const struct soft_vcpu *sv, const struct insn *in)
 {
     uint64_t rip = sv->v.cpu.rip + in->len;
-    return in->mode_bits == 64 ? rip : rip & width_mask(in->mode_bits / 8);
+    return in->mode_bits == 64 ? rip : (uint32_t)rip;
 }

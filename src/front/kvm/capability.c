@@ -71,6 +71,8 @@ static const struct kvm_capability capabilities[] = {
     CAP(IOEVENTFD_NO_LENGTH, 1),
     CAP(CHECK_EXTENSION_VM, 1),
     CAP(IOEVENTFD_ANY_LENGTH, 1),
+    CAP(X86_SMM, 1),
+    CAP(MULTI_ADDRESS_SPACE, SPACE_COUNT),
     CAP(VCPU_ATTRIBUTES, 1),
     CAP(MAX_VCPU_ID, VM_VCPU_IDS),
     CAP(SPLIT_IRQCHIP, 1),

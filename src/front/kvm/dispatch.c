@@ -121,6 +121,7 @@ static const struct kvm_call calls[] = {
     VCPU(KVM_GET_VCPU_EVENTS,              G2,   "VCPU_EVENTS",      STRUCT, kvm_events_handle_get),
     VCPU(KVM_SET_VCPU_EVENTS,              G2,   "VCPU_EVENTS",      STRUCT, kvm_events_handle_set),
     VCPU(KVM_NMI,                          G2,   "USER_NMI",         VALUE,  kvm_events_nmi),
+    VCPU(KVM_SMI,                          G2,   "X86_SMM",          VALUE,  kvm_events_smi),
     VCPU(KVM_GET_MP_STATE,                 G2,   "MP_STATE",         STRUCT, kvm_events_get_mp_state),
     VCPU(KVM_SET_MP_STATE,                 G2,   "MP_STATE",         STRUCT, kvm_events_set_mp_state),
     VCPU(KVM_X86_SETUP_MCE,                G2,   "MCE",              STRUCT, kvm_events_setup_mce),

@@ -28,6 +28,9 @@ void kvm_events_get(struct kvm_vcpu *c, struct kvm_vcpu_events *out)
     out->nmi.pending = (uint8_t)v->ev.nmi_pending;
     out->nmi.masked = v->cpu.nmi_masked;
     out->smi.smm = v->cpu.in_smm;
+    out->smi.pending = v->ev.smi_pending;
+    out->smi.smm_inside_nmi = v->cpu.smm_inside_nmi;
+    out->smi.latched_init = v->lapic && (atomic_load(&v->requests) & VREQ_INIT);
     out->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
     if (c->owner->has_exception_payload)
         out->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
@@ -43,8 +46,20 @@ static bool events_valid(const struct kvm_vcpu *c, const struct kvm_vcpu_events 
         return false;
     if (in->exception.injected && in->flags & KVM_VCPUEVENT_VALID_PAYLOAD && in->exception.pending)
         return false;
-    /* No system management mode here. */
-    return !(in->flags & KVM_VCPUEVENT_VALID_SMM && (in->smi.smm || in->smi.pending));
+    /* There INITs are latched. */
+    bool has_smm = in->flags & KVM_VCPUEVENT_VALID_SMM && (in->smi.smm || in->smi.pending);
+    return !(has_smm && c->v->mp_state == MP_INIT_RECEIVED);
+}
+
+static void smi_set(struct vcpu *v, const struct kvm_vcpu_events *in)
+{
+    v->cpu.in_smm = in->smi.smm;
+    v->cpu.smm_inside_nmi = in->smi.smm && in->smi.smm_inside_nmi;
+    v->ev.smi_pending = in->smi.pending;
+    if (v->lapic && in->smi.latched_init)
+        vcpu_request(v, VREQ_INIT);
+    else if (v->lapic)
+        atomic_fetch_and(&v->requests, ~VREQ_INIT);
 }
 
 int kvm_events_set(struct kvm_vcpu *c, const struct kvm_vcpu_events *in)
@@ -75,6 +90,8 @@ int kvm_events_set(struct kvm_vcpu *c, const struct kvm_vcpu_events *in)
     }
     if (in->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR)
         v->sipi_vector = (uint8_t)in->sipi_vector;
+    if (in->flags & KVM_VCPUEVENT_VALID_SMM)
+        smi_set(v, in);
     vcpu_request(v, VREQ_EVENT);
     kvm_state_changed(c);
     return 0;
@@ -133,6 +150,14 @@ int kvm_events_nmi(struct kvm_vcpu *c, struct kvm_arg *a)
     return 0;
 }
 
+int kvm_events_smi(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    (void)a;
+    c->v->ev.smi_pending = true;
+    vcpu_request(c->v, VREQ_EVENT);
+    return 0;
+}
+
 int kvm_events_get_mp_state(struct kvm_vcpu *c, struct kvm_arg *a)
 {
     ((struct kvm_mp_state *)a->data)->mp_state = c->v->mp_state;
@@ -144,6 +169,9 @@ int kvm_events_set_mp_state(struct kvm_vcpu *c, struct kvm_arg *a)
     struct vcpu *v = c->v;
     uint32_t state = ((struct kvm_mp_state *)a->data)->mp_state;
     if (state > KVM_MP_STATE_SIPI_RECEIVED || (!v->lapic && state != KVM_MP_STATE_RUNNABLE))
+        return -EINVAL;
+    bool waits_for_start = state == KVM_MP_STATE_INIT_RECEIVED || state == KVM_MP_STATE_SIPI_RECEIVED;
+    if (waits_for_start && (v->cpu.in_smm || v->ev.smi_pending))
         return -EINVAL;
     if (state == KVM_MP_STATE_SIPI_RECEIVED) {
         v->mp_state = MP_INIT_RECEIVED;

@@ -248,6 +248,7 @@ KVM_VCPU_HANDLER(kvm_events_handle_get);
 KVM_VCPU_HANDLER(kvm_events_handle_set);
 KVM_VCPU_HANDLER(kvm_events_interrupt);
 KVM_VCPU_HANDLER(kvm_events_nmi);
+KVM_VCPU_HANDLER(kvm_events_smi);
 KVM_VCPU_HANDLER(kvm_events_get_mp_state);
 KVM_VCPU_HANDLER(kvm_events_set_mp_state);
 KVM_VCPU_HANDLER(kvm_events_set_signal_mask);

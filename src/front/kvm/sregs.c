@@ -7,9 +7,6 @@
 #include "base/host.h"
 #include "front/kvm/front_priv.h"
 
-#define CR4_ALWAYS (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
-#define EFER_KNOWN ((uint64_t)(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_FFXSR))
-
 _Static_assert(offsetof(struct kvm_sregs, interrupt_bitmap) == offsetof(struct kvm_sregs2, flags), "the two share everything before");
 
 static void segment_to_kvm(struct kvm_segment *out, const struct segment *in)
@@ -79,23 +76,6 @@ void kvm_sregs_get(struct kvm_vcpu *c, struct kvm_sregs *out)
         out->interrupt_bitmap[ev->interrupt.vector / 64] |= 1ull << (ev->interrupt.vector % 64);
 }
 
-/* CR4 bits that need a feature of the guest's CPUID. */
-static uint64_t cr4_allowed(const struct vcpu *v)
-{
-    static const struct {
-        uint32_t bit, leaf;
-        uint8_t reg, shift;
-    } needs[] = {
-        { CR4_UMIP, 7, 2, 2 },     { CR4_LA57, 7, 2, 16 }, { CR4_FSGSBASE, 7, 1, 0 }, { CR4_PCIDE, 1, 2, 17 },
-        { CR4_OSXSAVE, 1, 2, 26 }, { CR4_SMEP, 7, 1, 7 },  { CR4_SMAP, 7, 1, 20 },    { CR4_PKE, 7, 2, 3 },
-    };
-    uint64_t allowed = CR4_ALWAYS;
-    for (unsigned i = 0; i < sizeof(needs) / sizeof(needs[0]); i++)
-        if (vcpu_cpuid_has(v, needs[i].leaf, 0, needs[i].reg, needs[i].shift))
-            allowed |= needs[i].bit;
-    return allowed;
-}
-
 /* Combinations that no processor can be in. */
 static bool sregs_valid(const struct vcpu *v, const struct kvm_sregs *s)
 {
@@ -108,7 +88,7 @@ static bool sregs_valid(const struct vcpu *v, const struct kvm_sregs *s)
         return false;
     if ((s->apic_base & APIC_BASE_X2APIC) && !vcpu_cpuid_has(v, 1, 0, 2, 21))
         return false;
-    return !(s->cr4 & ~cr4_allowed(v));
+    return !(s->cr4 & ~vcpu_cr4_allowed(v));
 }
 
 static bool is_pae_paging(const struct cpu_state *cpu)
