@@ -16,11 +16,19 @@ static void iret_set_flags(struct soft_vcpu *sv, uint64_t image, uint32_t mask)
     *rflags = (*rflags & ~(uint64_t)mask) | (image & mask) | RFLAGS_RES1;
 }
 
-/* What every successful IRET ends with. NMIs are open again. */
+/* NMIs are open again: one that came meanwhile is due. */
+static void iret_unmask_nmi(struct soft_vcpu *sv)
+{
+    sv->v.cpu.nmi_masked = false;
+    if (atomic_load(&sv->v.ev.nmi_pending))
+        atomic_store(&sv->v.exit_req, 1);
+}
+
+/* What every successful IRET ends with. */
 static enum step iret_done(struct soft_vcpu *sv, uint64_t rip)
 {
     sv->v.cpu.rip = rip;
-    sv->v.cpu.nmi_masked = false;
+    iret_unmask_nmi(sv);
     mode_update(sv);
     return STEP_JUMP;
 }
@@ -134,7 +142,7 @@ static enum step iret_task(struct soft_vcpu *sv, const struct insn *in)
     if (step == STEP_NEXT)
         step = task_switch_insn(sv, TASK_IRET, link, transfer_next_rip(sv, in));
     if (step == STEP_JUMP)
-        sv->v.cpu.nmi_masked = false;
+        iret_unmask_nmi(sv);
     return step;
 }
 
