@@ -21,6 +21,20 @@ static bool is_boot_cpu(const struct vcpu *v)
     return v->id == v->vm->boot_cpu_id;
 }
 
+static void init_locks(struct vcpu *v)
+{
+    pthread_mutex_init(&v->lock, NULL);
+    pthread_mutex_init(&v->hold.mutex, NULL);
+    pthread_cond_init(&v->hold.done, NULL);
+}
+
+static void destroy_locks(struct vcpu *v)
+{
+    pthread_cond_destroy(&v->hold.done);
+    pthread_mutex_destroy(&v->hold.mutex);
+    pthread_mutex_destroy(&v->lock);
+}
+
 static int init_vcpu(struct vcpu *v)
 {
     struct vm *vm = v->vm;
@@ -62,10 +76,10 @@ int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out)
         v->stat = v->own_stat;
         v->tsc_khz = vm->tsc_khz;
         v->signal_fd = -1;
-        pthread_mutex_init(&v->lock, NULL);
+        init_locks(v);
         error = init_vcpu(v);
         if (error) {
-            pthread_mutex_destroy(&v->lock);
+            destroy_locks(v);
             free(v);
         }
     }
@@ -95,7 +109,7 @@ void vcpu_free(struct vcpu *v)
     close(v->wake_fd);
     if (v->signal_fd >= 0)
         close(v->signal_fd);
-    pthread_mutex_destroy(&v->lock);
+    destroy_locks(v);
     free(v);
 }
 

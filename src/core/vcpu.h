@@ -21,6 +21,7 @@
 #include "core/memslot.h"
 #include "x86/regs.h"
 
+struct hold_request;
 struct vm;
 
 #define XSAVE_AREA_BYTES 4096
@@ -96,6 +97,7 @@ enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_S
 #define VREQ_CLOCK (1u << 5) /* refresh the paravirtual clock page */
 #define VREQ_TRIPLE_FAULT (1u << 6)
 #define VREQ_IOAPIC_EOI (1u << 7) /* EXIT_IOAPIC_EOI of eoi_vector is due */
+#define VREQ_HOLD (1u << 8)       /* a hold began or ended, or somebody wants to look (core/hold.h) */
 
 /* What the client asked of guest debugging (KVM_SET_GUEST_DEBUG and its 2007 form). */
 struct guest_debug {
@@ -149,7 +151,14 @@ struct vcpu {
     unsigned n_cpuid;
     uint64_t tsc_khz;
 
-    pthread_mutex_t lock;    /* held by KVM_RUN and by every other vCPU call */
+    pthread_mutex_t lock; /* held by KVM_RUN and by every other vCPU call: hold_lock */
+    struct {
+        pthread_mutex_t mutex; /* of the list and of is_done of what is on it */
+        pthread_cond_t done;
+        struct hold_request *first;
+        _Atomic bool has_requests;
+        _Atomic unsigned count;
+    } hold;                  /* core/hold.c */
     _Atomic bool is_blocked; /* in vcpu_block: kick must also wake the futex */
     _Atomic uint32_t wake;   /* futex word */
     pthread_t thread;        /* of the running KVM_RUN, valid while is_running */

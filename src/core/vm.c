@@ -18,6 +18,57 @@
 #include "core/vcpu.h"
 #include "core/vm_priv.h"
 
+/* All VMs of the process, the newest first. */
+static pthread_mutex_t list_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct vm *list;
+static uint32_t last_number;
+
+static void list_add(struct vm *vm)
+{
+    pthread_mutex_lock(&list_lock);
+    vm->number = ++last_number;
+    vm->next = list;
+    list = vm;
+    pthread_mutex_unlock(&list_lock);
+}
+
+static void list_remove(struct vm *vm)
+{
+    pthread_mutex_lock(&list_lock);
+    struct vm **at = &list;
+    while (*at != vm)
+        at = &(*at)->next;
+    *at = vm->next;
+    pthread_mutex_unlock(&list_lock);
+}
+
+/* False: its last reference has gone, and it is about to leave the list. */
+static bool get_alive(struct vm *vm)
+{
+    int refs = atomic_load(&vm->refs);
+    while (refs && !atomic_compare_exchange_weak(&vm->refs, &refs, refs + 1))
+        ;
+    return refs;
+}
+
+static struct vm *list_lowest(uint32_t number)
+{
+    struct vm *found = NULL;
+    for (struct vm *vm = list; vm && vm->number >= number; vm = vm->next)
+        found = vm;
+    return found;
+}
+
+struct vm *vm_find(uint32_t number)
+{
+    pthread_mutex_lock(&list_lock);
+    struct vm *vm = list_lowest(number);
+    while (vm && !get_alive(vm))
+        vm = list_lowest(vm->number + 1);
+    pthread_mutex_unlock(&list_lock);
+    return vm;
+}
+
 static void init_parts(struct vm *vm)
 {
     pthread_mutex_init(&vm->slots_lock, NULL);
@@ -93,6 +144,7 @@ int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, stru
         free(vm);
         return error;
     }
+    list_add(vm);
     *out = vm;
     return 0;
 }
@@ -100,6 +152,7 @@ int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, stru
 /* Sources of interrupts first, then their targets, then the threads and locks both used. */
 static void destroy(struct vm *vm)
 {
+    list_remove(vm);
     irqfd_fini(vm);
     ioeventfd_fini(vm);
     coalesced_fini(vm);

@@ -95,6 +95,9 @@ struct vm {
     _Atomic uint32_t client_epoch; /* counts what may follow a write of the client to guest memory: its interrupts; engines look at code again when it moved */
     uint64_t *stat;                /* enum vm_stat; here until vm_stats_move */
     uint64_t own_stat[VM_STAT_COUNT];
+    _Atomic unsigned n_holds; /* core/hold.c */
+    uint32_t number;          /* of this VM in the process, from 1, never used again */
+    struct vm *next;          /* the list of all */
     _Atomic int refs;
     int fd; /* the memfd behind the VM fd, or -1 */
 };
@@ -107,6 +110,8 @@ static inline bool vm_has_lapics(const struct vm *vm)
 int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, struct vm **out);
 void vm_get(struct vm *vm);
 void vm_put(struct vm *vm); /* last one destroys; no vCPU may be running */
+/* For tools, any thread: the VM of the lowest number from `number` on, with a reference for the caller, or NULL. */
+struct vm *vm_find(uint32_t number);
 
 /*
  * Adds, changes, moves or (bytes 0) deletes slot `id`, whose bits 16-31 say in which address space. -EINVAL misaligned, wrapping or no such space, -EEXIST

@@ -244,6 +244,8 @@ _Noreturn void run_unwind(struct soft_vcpu *sv);
 enum step event_requests(struct soft_vcpu *sv);
 /* help_smm.c: takes the pending SMI, out of guest mode, vectors saved. STEP_NEXT, or STEP_EXIT: it cannot be taken. */
 enum step smi_take(struct soft_vcpu *sv);
+/* In its place while the vCPU is held: sleeps until something changes. */
+enum step event_hold(struct soft_vcpu *sv);
 /* Delivers sv->fault. STEP_NEXT, or STEP_EXIT after a triple fault or for the client's debugger. */
 enum step event_fault(struct soft_vcpu *sv);
 

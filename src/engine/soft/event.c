@@ -3,6 +3,7 @@
  * What happens between instructions: requests of other threads, INIT and SIPI, halting, NMIs, interrupts, injected and own exceptions. Called by the run loop,
  * vectors saved.
  */
+#include "core/hold.h"
 #include "core/smm.h"
 #include "engine/soft/code.h"
 #include "engine/soft/exec.h"
@@ -146,12 +147,26 @@ static enum step inject(struct soft_vcpu *sv)
     return s;
 }
 
+enum step event_hold(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    atomic_store(&v->exit_req, 0);
+    hold_work_off(v);
+    if ((atomic_load(&v->requests) & VREQ_EXIT) || vcpu_signal_pending(v) || (hold_is_held(v) && vcpu_block(v)))
+        return exit_with(sv, EXIT_INTR);
+    atomic_store(&v->exit_req, 1); /* what came meanwhile is still in the requests */
+    return STEP_NEXT;
+}
+
 enum step event_requests(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
     for (;;) {
         vcpu_count_exit(v, STAT_REQUESTS);
         atomic_store(&v->exit_req, 0);
+        hold_work_off(v);
+        if (hold_is_held(v))
+            return STEP_NEXT; /* to event_hold, with the requests as they are */
         uint32_t req = atomic_exchange(&v->requests, 0);
         if (req & VREQ_INIT)
             take_init(sv);

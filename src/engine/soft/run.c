@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "base/host.h"
+#include "core/hold.h"
 #include "engine/soft/code.h"
 #include "engine/soft/exec.h"
 #include "engine/soft/fp.h"
@@ -255,12 +256,13 @@ static int run_loop(struct soft_vcpu *sv)
     atomic_store(&v->exit_req, 1); /* look at everything once */
     for (;;) {
         enum step s;
-        if (has_replay(v)) {
+        bool is_held = hold_is_held(v);
+        if (has_replay(v) && !is_held) {
             s = step_one(sv, NULL);
-        } else if (atomic_load(&v->exit_req)) {
+        } else if (is_held || atomic_load(&v->exit_req)) {
             fp_put(sv);
             guest_mode_leave(sv);
-            s = event_requests(sv);
+            s = is_held ? event_hold(sv) : event_requests(sv);
             guest_mode_enter(sv);
         } else if (sv->is_stepping || v->cpu.interrupt_shadow) {
             s = step_one(sv, NULL);

@@ -116,7 +116,7 @@ static void update_features(struct soft_vcpu *sv)
 static void soft_state_changed(struct vcpu *v)
 {
     struct soft_vcpu *sv = to_soft(v);
-    if (!atomic_load(&v->is_running)) {
+    if (!atomic_load(&v->is_running) || pthread_equal(v->thread, pthread_self())) {
         mode_update(sv);
         tlb_flush(sv);
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "core/hold.h"
 #include "front/kvm/front_priv.h"
 
 #define G1 KVM_GENERATION_2007
@@ -181,9 +182,9 @@ static int call_handler(const struct kvm_call *call, struct kvm_object *o, struc
     case KVM_FD_STATS:
         break;
     }
-    pthread_mutex_lock(&o->vcpu->v->lock);
+    hold_lock(o->vcpu->v);
     int r = call->handler.vcpu(o->vcpu, a);
-    pthread_mutex_unlock(&o->vcpu->v->lock);
+    hold_unlock(o->vcpu->v);
     return r;
 }
 

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * See hold.h. Requests are a list under hold_mutex of the vCPU. Whoever holds v->lock may work them off; a request is put on the list before its maker tries
+ * the lock, and the list is looked at again after each unlock: so one of the two sees the other.
+ */
+#include "core/hold.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* One call under way; its maker's until it is done. */
+struct hold_request {
+    struct hold_request *next;
+    void (*call)(struct vcpu *v, void *arg);
+    void *arg;
+    bool is_done;
+};
+
+static struct hold_request *take_request(struct vcpu *v)
+{
+    pthread_mutex_lock(&v->hold.mutex);
+    struct hold_request *r = v->hold.first;
+    if (r)
+        v->hold.first = r->next;
+    atomic_store(&v->hold.has_requests, v->hold.first != NULL);
+    pthread_mutex_unlock(&v->hold.mutex);
+    return r;
+}
+
+void hold_work_off(struct vcpu *v)
+{
+    struct hold_request *r;
+    while (atomic_load(&v->hold.has_requests) && (r = take_request(v))) {
+        r->call(v, r->arg);
+        pthread_mutex_lock(&v->hold.mutex);
+        r->is_done = true;
+        pthread_cond_broadcast(&v->hold.done);
+        pthread_mutex_unlock(&v->hold.mutex);
+    }
+}
+
+void hold_lock(struct vcpu *v)
+{
+    pthread_mutex_lock(&v->lock);
+}
+
+void hold_unlock(struct vcpu *v)
+{
+    do {
+        hold_work_off(v);
+        pthread_mutex_unlock(&v->lock);
+    } while (atomic_load(&v->hold.has_requests) && pthread_mutex_trylock(&v->lock) == 0);
+}
+
+void hold_call(struct vcpu *v, void (*call)(struct vcpu *v, void *arg), void *arg)
+{
+    struct hold_request r = { .call = call, .arg = arg };
+    pthread_mutex_lock(&v->hold.mutex);
+    r.next = v->hold.first;
+    v->hold.first = &r;
+    atomic_store(&v->hold.has_requests, true);
+    pthread_mutex_unlock(&v->hold.mutex);
+    vcpu_request(v, VREQ_HOLD);
+    if (pthread_mutex_trylock(&v->lock) == 0)
+        hold_unlock(v);
+    pthread_mutex_lock(&v->hold.mutex);
+    while (!r.is_done)
+        pthread_cond_wait(&v->hold.done, &v->hold.mutex);
+    pthread_mutex_unlock(&v->hold.mutex);
+}
+
+static void stand_still(struct vcpu *v, void *arg)
+{
+    (void)v, (void)arg;
+}
+
+void hold_vcpu(struct vcpu *v)
+{
+    atomic_fetch_add(&v->hold.count, 1);
+    hold_call(v, stand_still, NULL);
+}
+
+void hold_release_vcpu(struct vcpu *v)
+{
+    atomic_fetch_sub(&v->hold.count, 1);
+    vcpu_request(v, VREQ_HOLD);
+}
+
+static void each_vcpu(struct vm *vm, void (*f)(struct vcpu *v))
+{
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        if (v)
+            f(v);
+    }
+}
+
+static void wait_still(struct vcpu *v)
+{
+    hold_call(v, stand_still, NULL);
+}
+
+static void wake(struct vcpu *v)
+{
+    vcpu_request(v, VREQ_HOLD);
+}
+
+void hold_vm(struct vm *vm)
+{
+    atomic_fetch_add(&vm->n_holds, 1);
+    each_vcpu(vm, wake); /* all at once, then one after the other */
+    each_vcpu(vm, wait_still);
+}
+
+void hold_release_vm(struct vm *vm)
+{
+    atomic_fetch_sub(&vm->n_holds, 1);
+    each_vcpu(vm, wake);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Looking at a vCPU from outside, and keeping it still. A function is called while the vCPU stands between two instructions with all of its state in place: on
+ * the vCPU's own thread if that is in its run or holds its lock, else on the caller's. A held vCPU runs no guest instruction; its client is still answered:
+ * signals end KVM_RUN, other calls go on. Holds nest, per vCPU and per VM.
+ */
+#ifndef VITRINE_CORE_HOLD_H
+#define VITRINE_CORE_HOLD_H
+
+#include "core/vcpu.h"
+#include "core/vm.h"
+
+/* In place of the lock alone: whoever unlocks works off what was asked meanwhile. Not recursive. */
+void hold_lock(struct vcpu *v);
+void hold_unlock(struct vcpu *v);
+
+/*
+ * Any thread but v's own inside its run, with no vCPU's lock held. Returns when `call` has returned. It may not sleep, take a vCPU's lock or call back here. If
+ * it changes registers it calls engine_ops.state_changed itself.
+ */
+void hold_call(struct vcpu *v, void (*call)(struct vcpu *v, void *arg), void *arg);
+
+/* Returns when the vCPU stands still; each hold takes one release. Threads as hold_call. */
+void hold_vcpu(struct vcpu *v);
+void hold_release_vcpu(struct vcpu *v);
+/* All vCPUs, later ones too. */
+void hold_vm(struct vm *vm);
+void hold_release_vm(struct vm *vm);
+
+/* Engine, between two instructions and outside guest code: a held vCPU goes no further (vcpu_block). */
+static inline bool hold_is_held(const struct vcpu *v)
+{
+    return atomic_load(&v->hold.count) || atomic_load(&v->vm->n_holds);
+}
+
+/* Holder of v->lock, so the engine in its run: calls what was asked for. */
+void hold_work_off(struct vcpu *v);
+
+#endif
