@@ -44,4 +44,32 @@ BEGIN(pages)
     hlt
 END(pages)
 
+/*
+ * Waits at OUT 0x10. Its #MC handler copies MCG_STATUS and the four registers of bank 2 to 0x2000, clears both status registers, and leaves by HLT.
+ */
+BEGIN(mce)
+    out %al, $0x10
+    jmp payload_mce
+.macro mce_read index, to
+    mov $\index, %ecx
+    rdmsr
+    mov %eax, \to
+    mov %edx, \to + 4
+.endm
+    .globl payload_mce_handler
+payload_mce_handler:
+    mce_read 0x17a, 0x2000
+    mce_read 0x408, 0x2008
+    mce_read 0x409, 0x2010
+    mce_read 0x40a, 0x2018
+    mce_read 0x40b, 0x2020
+    xor %eax, %eax
+    xor %edx, %edx
+    mov $0x409, %ecx
+    wrmsr
+    mov $0x17a, %ecx
+    wrmsr
+    hlt
+END(mce)
+
     .section .note.GNU-stack, "", @progbits

@@ -235,6 +235,15 @@ static int arch_capabilities_set(struct vcpu *v, uint32_t index, uint64_t value,
     return 0;
 }
 
+static int platform_info_get(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host)
+{
+    (void)index;
+    if (!is_host && v->vm->is_platform_info_hidden)
+        return -EINVAL;
+    *value = v->cpu.platform_info;
+    return 0;
+}
+
 static int platform_info_set(struct vcpu *v, uint32_t index, uint64_t value, bool is_host)
 {
     (void)index;
@@ -365,7 +374,7 @@ static const struct msr_row rows[] = {
     { ONE(MSR_BIOS_SIGN_ID), .field = FIELD(bios_sign_id), .set = bios_sign_set },
     { ONE(0x9e), .get = smbase_get, .set = smbase_set },
     { ONE(0xcd), .get = constant_get, .set = constant_set },
-    { ONE(0xce), .field = FIELD(platform_info), .set = platform_info_set },
+    { ONE(0xce), .get = platform_info_get, .set = platform_info_set },
     { ONE(MSR_MTRR_CAP), .get = constant_get, .set = constant_set },
     { ONE(MSR_ARCH_CAPABILITIES), .get = arch_capabilities_get, .set = arch_capabilities_set },
     { ONE(0x140), .get = constant_get, .set = constant_set }, /* MISC_FEATURES_ENABLES: no CPUID faulting */

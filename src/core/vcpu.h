@@ -101,7 +101,8 @@ enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_S
 
 /* What the client asked of guest debugging (KVM_SET_GUEST_DEBUG and its 2007 form). */
 struct guest_debug {
-    bool enabled, single_step, use_sw_bp, use_hw_bp, inject_db, inject_bp;
+    bool enabled, single_step, use_sw_bp, use_hw_bp;
+    bool block_events; /* no NMI, SMI or interrupt is delivered */
     uint64_t dr[4], dr7;
 };
 

@@ -9,9 +9,9 @@
 #include "engine/soft/exec.h"
 
 /* Delivery ended at the handler, or the machine shut down. */
-static enum step deliver(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
+static enum step deliver(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f, uint64_t next_rip)
 {
-    enum step s = event_deliver(sv, kind, f, sv->v.cpu.rip);
+    enum step s = event_deliver(sv, kind, f, next_rip);
     if (s == STEP_EXIT)
         return s;
     sv->v.cpu.interrupt_shadow = 0;
@@ -23,12 +23,12 @@ enum step event_fault(struct soft_vcpu *sv)
     const struct guest_debug *d = &sv->v.debug;
     struct fault f = sv->fault;
     if (f.vector == FAULT_MEMORY)
-        return STEP_EXIT; /* v->exit was filled by the signal handler */
-    if (f.vector == VEC_DB && d->enabled && d->use_hw_bp)
+        return STEP_EXIT;                                                     /* v->exit was filled by the signal handler */
+    if (f.vector == VEC_DB && d->enabled && (d->use_hw_bp || d->single_step)) /* even the guest's own: the client gives them back */
         return exec_debug_exit(sv, VEC_DB, f.addr);
     if (f.vector == VEC_PF)
         vcpu_count(&sv->v, STAT_PAGE_FAULTS);
-    return deliver(sv, EVENT_EXCEPTION, &f);
+    return deliver(sv, EVENT_EXCEPTION, &f, sv->v.cpu.rip);
 }
 
 static void take_init(struct soft_vcpu *sv)
@@ -63,6 +63,12 @@ static enum step exit_with(struct soft_vcpu *sv, enum exit_kind kind)
 static bool may_interrupt(const struct vcpu *v)
 {
     return (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow;
+}
+
+/* A debugger steps and wants to see no handlers. */
+static bool are_events_blocked(const struct vcpu *v)
+{
+    return v->debug.enabled && v->debug.block_events;
 }
 
 static bool has_wake_event(struct vcpu *v)
@@ -103,7 +109,10 @@ static enum step inject_exception(struct soft_vcpu *sv)
     f.addr = f.vector == VEC_PF ? sv->v.cpu.cr2 : ev->exception.payload;
     ev->exception.pending = false;
     atomic_store(&sv->v.exit_req, 1); /* what else is pending comes after it */
-    return deliver(sv, EVENT_EXCEPTION, &f);
+    /* The client gives back what INT3 or INTO raised, whose handler returns behind the instruction. */
+    if (f.vector == VEC_BP || f.vector == VEC_OF)
+        return deliver(sv, EVENT_SOFT_INT, &f, sv->v.cpu.rip + 1);
+    return deliver(sv, EVENT_EXCEPTION, &f, sv->v.cpu.rip);
 }
 
 static enum step inject_interrupt(struct soft_vcpu *sv)
@@ -120,7 +129,7 @@ static enum step inject_interrupt(struct soft_vcpu *sv)
         return STEP_NEXT;
     struct fault f = { .vector = (uint8_t)vector };
     vcpu_count(v, STAT_IRQ_INJECTIONS);
-    return deliver(sv, EVENT_EXTERNAL, &f);
+    return deliver(sv, EVENT_EXTERNAL, &f, v->cpu.rip);
 }
 
 static enum step inject(struct soft_vcpu *sv)
@@ -130,11 +139,13 @@ static enum step inject(struct soft_vcpu *sv)
     sv->is_irq_waiting = false;
     if (v->ev.exception.pending)
         return inject_exception(sv);
+    if (are_events_blocked(v))
+        return STEP_NEXT;
     if (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked && !v->cpu.interrupt_shadow) {
         atomic_fetch_sub(&v->ev.nmi_pending, 1);
         struct fault f = { .vector = VEC_NMI };
         vcpu_count(v, STAT_NMI_INJECTIONS);
-        s = deliver(sv, EVENT_NMI, &f);
+        s = deliver(sv, EVENT_NMI, &f, v->cpu.rip);
         if (s != STEP_NEXT)
             return s;
     }
@@ -190,7 +201,7 @@ enum step event_requests(struct soft_vcpu *sv)
         if (v->vm->chip && v->lapic)
             v->vm->chip->vcpu_run_enter(v);
         run_notice_client(sv);
-        if (smm_is_due(v) && !v->ev.exception.pending)
+        if (smm_is_due(v) && !v->ev.exception.pending && !are_events_blocked(v))
             return smi_take(sv);
         guest_mode_enter(sv); /* delivery reads and writes guest memory */
         s = inject(sv);

@@ -6,8 +6,9 @@
 
 #include "front/kvm/front_priv.h"
 
-#define GUEST_DEBUG_FLAGS \
-    (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)
+#define GUEST_DEBUG_FLAGS                                                                                                                                \
+    (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_USE_SW_BP | KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP | \
+     KVM_GUESTDBG_BLOCKIRQ)
 #define CLOCK_FLAGS (KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC)
 #define X2APIC_API_FLAGS (KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define MSR_EXIT_REASONS (KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER)
@@ -81,6 +82,7 @@ static const struct kvm_capability capabilities[] = {
     CAP(GET_MSR_FEATURES, 1),
     CAP(COALESCED_PIO, 1),
     CAP(EXCEPTION_PAYLOAD, 1),
+    CAP(MSR_PLATFORM_INFO, 1),
     CAP(X86_USER_SPACE_MSR, 1),
     CAP(X86_MSR_FILTER, 1),
     CAP(MANUAL_DIRTY_LOG_PROTECT2, DIRTY_LOG_FLAGS),
@@ -93,6 +95,9 @@ static const struct kvm_capability capabilities[] = {
     CAP(XSAVE2, XSAVE_AREA_BYTES),
     CAP(SYS_ATTRIBUTES, 1),
     CAP(VM_TSC_CONTROL, 1),
+    CAP(X86_TRIPLE_FAULT_EVENT, 1),
+    CAP(USER_MEMORY2, 1),
+    CAP(MEMORY_FAULT_INFO, 1),
 };
 _Static_assert(X2APIC_API_FLAGS == 3, "the bits of vm.x2apic_api_flags");
 #define N_CAPABILITIES (sizeof(capabilities) / sizeof(capabilities[0]))
@@ -140,6 +145,15 @@ static int split_irqchip(struct kvm_vm *m, uint64_t n_pins)
     return r;
 }
 
+/* Once. */
+static int limit_ids(struct kvm_vm *m, uint64_t n)
+{
+    if (n > VM_VCPU_IDS || (m->n_ids && m->n_ids != n))
+        return -EINVAL;
+    m->n_ids = (uint32_t)n;
+    return 0;
+}
+
 int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
 {
     const struct kvm_enable_cap *e = a->data;
@@ -150,6 +164,15 @@ int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
     switch (e->cap) {
     case KVM_CAP_EXCEPTION_PAYLOAD:
         m->has_exception_payload = e->args[0];
+        break;
+    case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
+        m->has_triple_fault_event = e->args[0];
+        break;
+    case KVM_CAP_MSR_PLATFORM_INFO:
+        m->vm->is_platform_info_hidden = !e->args[0];
+        break;
+    case KVM_CAP_MAX_VCPU_ID:
+        r = limit_ids(m, e->args[0]);
         break;
     case KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2:
         /* The one flag means something only with the other. */

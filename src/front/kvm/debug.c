@@ -25,6 +25,7 @@ int kvm_debug_set_guest(struct kvm_vcpu *c, struct kvm_arg *a)
     }
     struct guest_debug g = { .enabled = d->control & KVM_GUESTDBG_ENABLE };
     if (g.enabled) {
+        g.block_events = d->control & KVM_GUESTDBG_BLOCKIRQ;
         g.single_step = d->control & KVM_GUESTDBG_SINGLESTEP;
         g.use_sw_bp = d->control & KVM_GUESTDBG_USE_SW_BP;
         g.use_hw_bp = d->control & KVM_GUESTDBG_USE_HW_BP;

@@ -57,6 +57,7 @@ static const struct kvm_call calls[] = {
     VM(KVM2007_SET_MEMORY_REGION,          G1,   "",                 STRUCT, kvm_memory_set_2007),
     VM(KVM2007_SET_MEMORY_ALIAS,           G1,   "",                 STRUCT, kvm_memory_set_alias),
     VM(KVM_SET_USER_MEMORY_REGION,         G2,   "USER_MEMORY",      STRUCT, kvm_memory_set_user),
+    VM(KVM_SET_USER_MEMORY_REGION2,        G2,   "USER_MEMORY2",     STRUCT, kvm_memory_set_user2),
     VM(KVM_GET_DIRTY_LOG,                  BOTH, "",                 STRUCT, kvm_dirty_get),
     VM(KVM_CLEAR_DIRTY_LOG,                G2,   "MANUAL_DIRTY_LOG_PROTECT2", STRUCT, kvm_dirty_clear),
     VM(KVM_RESET_DIRTY_RINGS,              G2,   "DIRTY_LOG_RING",   VALUE,  kvm_dirty_reset_rings),

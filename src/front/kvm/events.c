@@ -34,11 +34,16 @@ void kvm_events_get(struct kvm_vcpu *c, struct kvm_vcpu_events *out)
     out->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM;
     if (c->owner->has_exception_payload)
         out->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
+    if (c->owner->has_triple_fault_event) {
+        out->triple_fault.pending = (atomic_load(&v->requests) & VREQ_TRIPLE_FAULT) != 0;
+        out->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+    }
 }
 
 static bool events_valid(const struct kvm_vcpu *c, const struct kvm_vcpu_events *in)
 {
-    uint32_t known = EVENTS_KNOWN | (c->owner->has_exception_payload ? KVM_VCPUEVENT_VALID_PAYLOAD : 0);
+    uint32_t known = EVENTS_KNOWN | (c->owner->has_exception_payload ? KVM_VCPUEVENT_VALID_PAYLOAD : 0) |
+                     (c->owner->has_triple_fault_event ? KVM_VCPUEVENT_VALID_TRIPLE_FAULT : 0);
     if (in->flags & ~known)
         return false;
     bool has_exception = in->exception.injected || (in->flags & KVM_VCPUEVENT_VALID_PAYLOAD && in->exception.pending);
@@ -92,6 +97,10 @@ int kvm_events_set(struct kvm_vcpu *c, const struct kvm_vcpu_events *in)
         v->sipi_vector = (uint8_t)in->sipi_vector;
     if (in->flags & KVM_VCPUEVENT_VALID_SMM)
         smi_set(v, in);
+    if (in->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT && in->triple_fault.pending)
+        vcpu_request(v, VREQ_TRIPLE_FAULT);
+    else if (in->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
+        atomic_fetch_and(&v->requests, ~VREQ_TRIPLE_FAULT);
     vcpu_request(v, VREQ_EVENT);
     kvm_state_changed(c);
     return 0;

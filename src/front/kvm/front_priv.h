@@ -13,6 +13,7 @@
 #include <linux/kvm.h>
 
 #include "abi/kvm2007.h"
+#include "abi/kvm_later.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "front/kvm/front.h"
@@ -70,7 +71,8 @@ struct kvm_vm {
     bool is_2007;              /* the client used SET_MEMORY_REGION */
     uint32_t dirty_log_flags;  /* KVM_DIRTY_LOG_MANUAL_* */
     uint32_t dirty_ring_bytes; /* of each vCPU; 0: bitmaps */
-    bool has_exception_payload;
+    bool has_exception_payload, has_triple_fault_event;
+    uint32_t n_ids;            /* KVM_CAP_MAX_VCPU_ID: vCPU ids are below; 0: not said */
     struct kvm_run *first_run; /* pages and fd waiting for the first vCPU; NULL once it has them */
     int first_run_fd;
     struct kvm_stats stats;
@@ -172,6 +174,7 @@ KVM_VCPU_HANDLER(kvm_capability_enable_vcpu);
 
 /* memory.c, memory2007.c, dirty.c */
 KVM_VM_HANDLER(kvm_memory_set_user);
+KVM_VM_HANDLER(kvm_memory_set_user2);
 KVM_VM_HANDLER(kvm_memory_set_2007);
 KVM_VM_HANDLER(kvm_memory_set_alias);
 KVM_VM_HANDLER(kvm_dirty_get);

@@ -77,9 +77,8 @@ static int user_region_set(struct kvm_vm *m, const struct kvm_userspace_memory_r
     return kvm_memory_apply(m, u->slot, &want);
 }
 
-int kvm_memory_set_user(struct kvm_vm *m, struct kvm_arg *a)
+static int user_region_handle(struct kvm_vm *m, const struct kvm_userspace_memory_region *u)
 {
-    const struct kvm_userspace_memory_region *u = a->data;
     int r = user_region_check(u);
     if (r)
         return r;
@@ -87,6 +86,19 @@ int kvm_memory_set_user(struct kvm_vm *m, struct kvm_arg *a)
     r = user_region_set(m, u);
     pthread_mutex_unlock(&m->lock);
     return r;
+}
+
+int kvm_memory_set_user(struct kvm_vm *m, struct kvm_arg *a)
+{
+    return user_region_handle(m, a->data);
+}
+
+/* What the longer form is for, memory that the host does not see, is refused by its flag. */
+int kvm_memory_set_user2(struct kvm_vm *m, struct kvm_arg *a)
+{
+    const struct kvmlater_memory_region2 *in = a->data;
+    const struct kvm_userspace_memory_region u = { in->slot, in->flags, in->guest_phys_addr, in->memory_size, in->userspace_addr };
+    return user_region_handle(m, &u);
 }
 
 void kvm_memory_fini(struct kvm_vm *m)

@@ -247,7 +247,7 @@ static int vcpu_attach(struct kvm_vm *m, uint32_t id, struct kvm_vcpu *c)
 
 int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out)
 {
-    if (id >= VM_VCPU_IDS || m->n_vcpus >= VM_VCPUS_MAX)
+    if (id >= VM_VCPU_IDS || (m->n_ids && id >= m->n_ids) || m->n_vcpus >= VM_VCPUS_MAX)
         return -EINVAL;
     if (m->vcpu[id])
         return -EEXIST;

@@ -82,6 +82,14 @@ static void encode_msr(struct kvm_vcpu *c)
     suspend(c, KVM_COMPLETE_MSR);
 }
 
+static void encode_memory_fault(struct kvm_vcpu *c)
+{
+    const struct vcpu_exit *x = &c->v->exit;
+    struct kvmlater_run_memory_fault *f = (void *)((uint8_t *)c->run + KVM2007_RUN_UNION_OFFSET);
+    c->run->exit_reason = KVM_EXIT_MEMORY_FAULT;
+    *f = (struct kvmlater_run_memory_fault){ .gpa = x->memory_fault.gpa, .size = x->memory_fault.bytes };
+}
+
 static void encode_debug(struct kvm_vcpu *c)
 {
     const struct vcpu_exit *x = &c->v->exit;
@@ -159,6 +167,7 @@ int kvm_exit_encode(struct kvm_vcpu *c)
         run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
         return 0;
     case EXIT_MEMORY_FAULT:
+        encode_memory_fault(c);
         return -EFAULT; /* as the kernel, when it cannot fault the client's memory in */
     case EXIT_NONE:
     case EXIT_INTR:

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Smaller capabilities, machine checks, and what must be refused where a capability is not offered.
+ */
+#include "tests/conform/machine_today.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "abi/kvm_later.h"
+
+PAYLOAD(mce);
+PAYLOAD(msrs);
+extern const uint8_t payload_mce_handler[];
+
+static void enable(struct machine *m, const struct peer *p, uint32_t cap, uint64_t arg)
+{
+    struct kvm_enable_cap e = { .cap = cap, .args = { arg } };
+    CALL(m->vm, KVM_ENABLE_CAP, &e);
+}
+
+static void triple_fault_event(const struct peer *p)
+{
+    struct machine m;
+    struct kvm_vcpu_events e;
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_X86_TRIPLE_FAULT_EVENT);
+    CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &e);
+    CHECK_EQ(e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT, 0);
+    e.flags = KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+    CHECK_ERRNO(m.vcpu, KVM_SET_VCPU_EVENTS, &e, EINVAL);
+    enable(&m, p, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1);
+    CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &e);
+    CHECK_EQ(e.flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT, KVM_VCPUEVENT_VALID_TRIPLE_FAULT);
+    CHECK_EQ(e.triple_fault.pending, 0);
+    static const uint8_t hlt[] = { 0xf4 };
+    machine_load(&m, p, hlt, sizeof hlt);
+    e.triple_fault.pending = 1;
+    CALL(m.vcpu, KVM_SET_VCPU_EVENTS, &e);
+    CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &e);
+    CHECK_EQ(e.triple_fault.pending, 1);
+    e.triple_fault.pending = 0; /* taken back */
+    CALL(m.vcpu, KVM_SET_VCPU_EVENTS, &e);
+    RUN_TO(KVM_EXIT_HLT);
+    e.triple_fault.pending = 1;
+    CALL(m.vcpu, KVM_SET_VCPU_EVENTS, &e);
+    RUN_TO(KVM_EXIT_SHUTDOWN);
+    CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &e);
+    CHECK_EQ(e.triple_fault.pending, 0);
+}
+
+static void platform_info(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_MSR_PLATFORM_INFO);
+    const uint32_t index[] = { 0xce, 0xce };
+    for (unsigned i = 0; i < 2; i++) {
+        enable(&m, p, KVM_CAP_MSR_PLATFORM_INFO, !i);
+        machine_load(&m, p, payload_msrs, PAYLOAD_BYTES(msrs));
+        memcpy(m.ram + DATA_AT, index, sizeof index);
+        memset(m.ram + DATA_AT + 0x30, 0, 2);
+        RUN_TO(KVM_EXIT_HLT);
+        CHECK_EQ(m.ram[DATA_AT + 0x30], 1 + i); /* writing faults always */
+    }
+}
+
+static void max_vcpu_id(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    int most = NEED(KVM_CAP_MAX_VCPU_ID);
+    m.vm = CALL(m.dev, KVM_CREATE_VM, 0);
+    struct kvm_enable_cap e = { .cap = KVM_CAP_MAX_VCPU_ID, .args = { (uint64_t)most + 1 } };
+    CHECK_ERRNO(m.vm, KVM_ENABLE_CAP, &e, EINVAL);
+    enable(&m, p, KVM_CAP_MAX_VCPU_ID, 3);
+    enable(&m, p, KVM_CAP_MAX_VCPU_ID, 3);
+    e.args[0] = 4;
+    CHECK_ERRNO(m.vm, KVM_ENABLE_CAP, &e, EINVAL);
+    CHECK_ERRNO(m.vm, KVM_CREATE_VCPU, 3, EINVAL);
+    CHECK_ERRNO(m.vm, KVM_CREATE_VCPU, 2, 0);
+}
+
+static void memory_region2(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    machine_need(&m, p, KVM_CAP_USER_MEMORY2, "KVM_CAP_USER_MEMORY2");
+    uint8_t *at = pages_of_client(0x2000);
+    struct kvmlater_memory_region2 r = { .slot = 1, .guest_phys_addr = 0x90000, .memory_size = 0x2000, .userspace_addr = (uintptr_t)at };
+    CHECK_ERRNO(m.vm, KVM_SET_USER_MEMORY_REGION2, &r, 0);
+    CHECK_ERRNO(m.vm, KVM_SET_USER_MEMORY_REGION2, &r, 0);
+    CHECK_ERRNO(m.vm, KVM_SET_USER_MEMORY_REGION2, 8, EFAULT);
+    static const uint8_t store[] = { 0xb8, 0x00, 0x90, 0x8e, 0xd8, 0xc6, 0x06, 0x05, 0x10, 0x77, 0xf4 }; /* 0x9000:0x1005 */
+    machine_load(&m, p, store, sizeof store);
+    RUN_TO(KVM_EXIT_HLT);
+    CHECK_EQ(at[0x1005], 0x77);
+    r.memory_size = 0x1000;
+    CHECK_ERRNO(m.vm, KVM_SET_USER_MEMORY_REGION2, &r, EINVAL); /* a change of size */
+    r.flags = 1u << 2;                                          /* guest_memfd, which this kind of VM does not have or of which there is none */
+    r.slot = 2;
+    r.guest_memfd = ~0u;
+    CHECK(p->port->ioctl(m.vm, KVM_SET_USER_MEMORY_REGION2, &r) < 0);
+    r = (struct kvmlater_memory_region2){ .slot = 1 };
+    CHECK_ERRNO(m.vm, KVM_SET_USER_MEMORY_REGION2, &r, 0);
+    machine_load(&m, p, store, sizeof store);
+    RUN_TO(KVM_EXIT_MMIO);
+    CHECK_EQ(m.run->mmio.phys_addr, 0x91005);
+}
+
+static void memory_fault_info(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    machine_need(&m, p, KVM_CAP_MEMORY_FAULT_INFO, "KVM_CAP_MEMORY_FAULT_INFO");
+    uint8_t *at = pages_of_client(0x2000);
+    machine_set_slot(&m, p, 1, 0, 0x90000, 0x2000, at);
+    static const uint8_t load[] = { 0xb8, 0x00, 0x90, 0x8e, 0xd8, 0xa0, 0x05, 0x10, 0xf4 }; /* 0x9000:0x1005 */
+    machine_load(&m, p, load, sizeof load);
+    munmap(at + 0x1000, 0x1000);
+    CHECK_ERRNO(m.vcpu, KVM_RUN, 0, EFAULT);
+    CHECK_EQ(m.run->exit_reason, KVM_EXIT_MEMORY_FAULT);
+    struct kvmlater_run_memory_fault f;
+    memcpy(&f, &m.run->io, sizeof f);
+    CHECK_EQ(f.flags, 0);
+    CHECK_EQ(f.gpa, 0x91000);
+    CHECK_EQ(f.size, 0x1000);
+}
+
+/* ---- machine checks -------------------------------------------------------------------------------------------------------------------------- */
+
+#define MCI_VAL (1ull << 63)
+#define MCI_OVER (1ull << 62)
+#define MCI_UC (1ull << 61)
+#define MCI_EN (1ull << 60)
+#define BANKS 10u
+
+/* A vCPU in real mode with CR4.MCE, BANKS banks and a #MC handler, stopped at its OUT. */
+static void mce_machine(struct machine *m, const struct peer *p, bool is_enabled)
+{
+    uint64_t cap;
+    machine_create(m, p, 0);
+    CALL(m->dev, KVM_X86_GET_MCE_CAP_SUPPORTED, &cap);
+    CHECK_EQ(cap & (1u << 8), 1u << 8);
+    cap = (cap & (1u << 8)) | BANKS;
+    CALL(m->vcpu, KVM_X86_SETUP_MCE, &cap);
+    machine_load(m, p, payload_mce, PAYLOAD_BYTES(mce));
+    const uint16_t handler[] = { (uint16_t)(CODE_AT + (payload_mce_handler - payload_mce)), 0 };
+    memcpy(m->ram + 18 * 4, handler, sizeof handler);
+    memset(m->ram + DATA_AT, 0, 0x100);
+    struct kvm_sregs s;
+    CALL(m->vcpu, KVM_GET_SREGS, &s);
+    s.cr4 |= is_enabled ? 1u << 6 : 0;
+    CALL(m->vcpu, KVM_SET_SREGS, &s);
+    machine_run(m, p, KVM_EXIT_IO, __FILE__, __LINE__);
+}
+
+static uint64_t msr(struct machine *m, const struct peer *p, uint32_t index)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry e;
+    } one = { { .nmsrs = 1 }, { .index = index } };
+    CHECK_EQ(CALL(m->vcpu, KVM_GET_MSRS, &one), 1);
+    return one.e.data;
+}
+
+static void mce_reaches_guest(const struct peer *p)
+{
+    struct machine m;
+    mce_machine(&m, p, true);
+    CHECK_EQ(msr(&m, p, 0x179), 1u << 8 | BANKS);
+    CHECK_EQ(msr(&m, p, 0x17b), ~0ull);
+    CHECK_EQ(msr(&m, p, 0x408), ~0ull);
+    struct kvm_x86_mce e = { .status = MCI_VAL | MCI_UC | MCI_EN | 0x134, .addr = 0x12345678, .misc = 0x8c, .mcg_status = 5, .bank = 2 };
+    CALL(m.vcpu, KVM_X86_SET_MCE, &e);
+    RUN_TO(KVM_EXIT_HLT);
+    const uint64_t want[] = { 5, ~0ull, e.status, e.addr, e.misc };
+    CHECK_BYTES(m.ram + DATA_AT, want, sizeof want);
+    CHECK_EQ(msr(&m, p, 0x17a), 0); /* the handler cleared them */
+    CHECK_EQ(msr(&m, p, 0x409), 0);
+    CHECK_EQ(msr(&m, p, 0x40a), e.addr);
+}
+
+static void mce_corrected(const struct peer *p)
+{
+    struct machine m;
+    mce_machine(&m, p, true);
+    struct kvm_x86_mce e = { .status = MCI_VAL | MCI_EN | 1, .addr = 1, .misc = 2, .bank = 2 };
+    CALL(m.vcpu, KVM_X86_SET_MCE, &e); /* noted without an exception */
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(msr(&m, p, 0x409), e.status);
+    e.addr = 3;
+    CALL(m.vcpu, KVM_X86_SET_MCE, &e);
+    CHECK_EQ(msr(&m, p, 0x409), e.status | MCI_OVER);
+    CHECK_EQ(msr(&m, p, 0x40a), 3);
+    CHECK_EQ(msr(&m, p, 0x40b), 2);
+    CHECK_EQ(msr(&m, p, 0x17a), 0);
+}
+
+static void mce_refused(const struct peer *p)
+{
+    struct machine m;
+    mce_machine(&m, p, true);
+    struct kvm_x86_mce e = { .status = MCI_VAL | MCI_UC | MCI_EN, .bank = BANKS };
+    CHECK_ERRNO(m.vcpu, KVM_X86_SET_MCE, &e, EINVAL);
+    CHECK_ERRNO(m.vcpu, KVM_X86_SET_MCE, 8, EFAULT);
+    e.bank = 2;
+    e.status = MCI_UC;
+    CHECK_ERRNO(m.vcpu, KVM_X86_SET_MCE, &e, EINVAL);
+    static const uint64_t caps[] = { 0, 33, 0xff, 1ull << 40 | 1 };
+    for (unsigned i = 0; i < 4; i++) {
+        uint64_t cap = caps[i];
+        CHECK_ERRNO(m.vcpu, KVM_X86_SETUP_MCE, &cap, EINVAL);
+    }
+    CHECK_ERRNO(m.vcpu, KVM_X86_SETUP_MCE, 8, EFAULT);
+    CHECK_EQ(msr(&m, p, 0x179), 1u << 8 | BANKS);
+    RUN_TO(KVM_EXIT_IO); /* nothing came of it */
+}
+
+/* A guest that is not prepared, or still busy with one, shuts down. */
+static void mce_without_handler(const struct peer *p)
+{
+    struct machine m;
+    struct kvm_x86_mce e = { .status = MCI_VAL | MCI_UC | MCI_EN, .mcg_status = 5, .bank = 2 };
+    mce_machine(&m, p, false);
+    CALL(m.vcpu, KVM_X86_SET_MCE, &e);
+    RUN_TO(KVM_EXIT_SHUTDOWN);
+    mce_machine(&m, p, true);
+    CALL(m.vcpu, KVM_X86_SET_MCE, &e);
+    CALL(m.vcpu, KVM_X86_SET_MCE, &e);
+    RUN_TO(KVM_EXIT_SHUTDOWN);
+}
+
+/* ---- what is not offered --------------------------------------------------------------------------------------------------------------------- */
+
+static void not_offered(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    static const uint32_t caps[] = {
+        KVM_CAP_DISABLE_QUIRKS,           KVM_CAP_X86_DISABLE_EXITS,       KVM_CAP_NESTED_STATE,  KVM_CAP_HALT_POLL,      KVM_CAP_EXIT_HYPERCALL,
+        KVM_CAP_DISABLE_QUIRKS2,          KVM_CAP_X86_NOTIFY_VMEXIT,       KVM_CAP_SGX_ATTRIBUTE, KVM_CAP_PMU_CAPABILITY, KVM_CAP_XEN_HVM,
+        KVM_CAP_VM_COPY_ENC_CONTEXT_FROM, KVM_CAP_VM_DISABLE_NX_HUGE_PAGES
+    };
+    for (unsigned i = 0; i < sizeof caps / sizeof *caps; i++) {
+        struct kvm_enable_cap e = { .cap = caps[i] };
+        if (!p->port->ioctl(m.vm, KVM_CHECK_EXTENSION, (void *)(uintptr_t)caps[i]))
+            CHECK_ERRNO(m.vm, KVM_ENABLE_CAP, &e, EINVAL);
+    }
+    struct {
+        struct kvm_nested_state head;
+        uint8_t more[8192];
+    } nested = { .head.size = sizeof nested };
+    if (!p->port->ioctl(m.vm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NESTED_STATE)) {
+        CHECK_ERRNO(m.vcpu, KVM_GET_NESTED_STATE, &nested, EINVAL);
+        CHECK_ERRNO(m.vcpu, KVM_SET_NESTED_STATE, &nested, EINVAL);
+    }
+    struct kvm_cpuid2 *c = machine_supported_cpuid(p, m.dev);
+    for (unsigned i = 0; i < c->nent; i++) { /* no VMX, no SVM */
+        const struct kvm_cpuid_entry2 *e = &c->entries[i];
+        if (e->function == 1)
+            CHECK_EQ(e->ecx & 1u << 5, 0);
+        if (e->function == 0x80000001)
+            CHECK_EQ(e->ecx & 1u << 2, 0);
+    }
+}
+
+const struct conform_case cases_today_caps[] = {
+    { "triple_fault_event", triple_fault_event },
+    { "platform_info", platform_info },
+    { "max_vcpu_id", max_vcpu_id },
+    { "memory_region2", memory_region2 },
+    { "memory_fault_info", memory_fault_info },
+    { "mce_reaches_guest", mce_reaches_guest },
+    { "mce_corrected", mce_corrected },
+    { "mce_refused", mce_refused },
+    { "mce_without_handler", mce_without_handler },
+    { "not_offered", not_offered },
+};
+const size_t n_cases_today_caps = sizeof cases_today_caps / sizeof *cases_today_caps;
