@@ -132,6 +132,7 @@ int lapic_msr_write(struct vcpu *v, uint32_t index, uint64_t value);
 
 /* lapic_send.c. > 0 delivered to so many, 0 already pending, -1 nobody took it. No LAPIC lock held. `from` NULL: IOAPIC or MSI. */
 int lapic_send(struct vm *vm, struct lapic *from, const struct lapic_msg *msg);
+int lapic_accept(struct lapic *l, const struct lapic_msg *msg); /* what one that is a target does: 1, 0 or -1 as above */
 bool lapic_is_target(struct lapic *l, struct lapic *from, const struct lapic_msg *msg);
 int lapic_msi_send(struct vm *vm, uint64_t address, uint32_t data);
 /* Split controllers: the client's IOAPIC is told if one of its pins may wait for this EOI. On the LAPIC's own vCPU, no lock held. */
@@ -188,11 +189,52 @@ void pit_bus_remove(struct pit *p);
 void pit_destroy(struct vm *vm);
 void pit_unmasked(struct vm *vm); /* the guest unmasked a timer input: a tick lost in the mask is not waited for */
 
-/* ---- paravirtual clock ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- paravirtual: clock, steal time, calls (pv*.c) --------------------------------------------------------------------------------------------- */
 
+#define PV_AREA_ENABLED 1ull
+#define PV_RENEW_NS 10000000ull /* pages of an unstable clock, and steal time */
+
+/* Bits of CPUID 0x40000001 EAX. */
+enum pv_feature {
+    PV_CLOCKSOURCE = 0,
+    PV_CLOCKSOURCE2 = 3,
+    PV_STEAL_TIME = 5,
+    PV_EOI = 6,
+    PV_UNHALT = 7,
+    PV_SEND_IPI = 11,
+    PV_POLL_CONTROL = 12,
+    PV_SCHED_YIELD = 13
+};
+
+struct pv {
+    uint64_t wall_clock, system_time, steal_time, pv_eoi, poll_control; /* MSRs */
+    bool must_renew, is_stopped;
+    /* What the clock page was computed from. */
+    uint64_t tsc_offset, tsc_khz;
+    int64_t clock_offset_ns;
+    uint64_t renewed_ns;
+    struct {
+        uint64_t ns;        /* when last looked */
+        uint64_t run_delay; /* of the thread, then */
+        pid_t tid;
+        bool is_away; /* the page says so */
+    } steal;
+};
+
+/* True if the guest may use it: always, unless the client wants its CPUID to decide. */
+bool pv_has(const struct vcpu *v, enum pv_feature feature);
+int64_t pv_call(struct vcpu *v, uint64_t nr, const uint64_t args[4], bool is_long);
+
+/* pv_steal.c */
+int pv_steal_set(struct vcpu *v, struct pv *c, uint64_t value);
+bool pv_steal_enter(struct vcpu *v, struct pv *c, uint64_t now_ns);
+void pv_steal_sleep(struct vcpu *v, struct pv *c);
+
+#define PV_REFUSED (-EACCES) /* the guest's CPUID says no */
 int pvclock_msr_read(struct vcpu *v, uint32_t index, uint64_t *value);
 int pvclock_msr_write(struct vcpu *v, uint32_t index, uint64_t value);
-void pvclock_run_enter(struct vcpu *v);
+bool pvclock_run_enter(struct vcpu *v);
+void pvclock_sleep(struct vcpu *v);
 void pvclock_reset(struct vcpu *v, bool is_init);
 void pvclock_destroy(struct vcpu *v);
 

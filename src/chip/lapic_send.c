@@ -65,7 +65,7 @@ static int lapic_accept_vector(struct lapic *l, const struct lapic_msg *msg)
     return result;
 }
 
-static int lapic_accept(struct lapic *l, const struct lapic_msg *msg)
+int lapic_accept(struct lapic *l, const struct lapic_msg *msg)
 {
     struct vcpu *v = l->v;
     switch (msg->mode) {

@@ -73,14 +73,17 @@ static bool is_lapic_msr(uint32_t index)
 
 static int pc_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host)
 {
-    (void)is_host;
-    return is_lapic_msr(index) ? lapic_msr_read(v, index, value) : pvclock_msr_read(v, index, value);
+    int r = is_lapic_msr(index) ? lapic_msr_read(v, index, value) : pvclock_msr_read(v, index, value);
+    if (r != PV_REFUSED)
+        return r;
+    *value = 0; /* a client saves and restores all that is listed */
+    return is_host ? 0 : -EINVAL;
 }
 
 static int pc_msr_write(struct vcpu *v, uint32_t index, uint64_t value, bool is_host)
 {
-    (void)is_host;
-    return is_lapic_msr(index) ? lapic_msr_write(v, index, value) : pvclock_msr_write(v, index, value);
+    int r = is_lapic_msr(index) ? lapic_msr_write(v, index, value) : pvclock_msr_write(v, index, value);
+    return r != PV_REFUSED ? r : is_host && !value ? 0 : -EINVAL;
 }
 
 const struct chip_ops pc_chip_ops = {
@@ -103,4 +106,6 @@ const struct chip_ops pc_chip_ops = {
     .ioapic_set = ioapic_set,
     .msi_send = lapic_msi_send,
     .vcpu_run_enter = pvclock_run_enter,
+    .vcpu_sleep = pvclock_sleep,
+    .hypercall = pv_call,
 };

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * KVM's paravirtual MSRs: wall clock, system time, steal time, PV EOI (accepted, never used: the guest then writes EOI itself, which is correct), poll
- * control. Runs on the vCPU's thread; the client's calls come while it does not run (Linux, Documentation/virt/kvm/x86/msr.rst).
+ * KVM's paravirtual MSRs: wall clock, system time, PV EOI (accepted, never used: the guest then writes EOI itself, which is correct), poll control (nothing
+ * here polls); steal time is in pv_steal.c. Runs on the vCPU's thread; the client's calls come while it does not run (Linux,
+ * Documentation/virt/kvm/x86/msr.rst).
  *
  * With an invariant host TSC all vCPUs count from one (TSC, ns) pair in struct vm with one multiplier, so their clocks agree to the nanosecond, and
  * pvclock_now_ns computes the same way. Otherwise each page is renewed from CLOCK_MONOTONIC on the way into the guest.
  */
 #include <cpuid.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "chip/chip_priv.h"
 #include "core/time.h"
@@ -25,10 +24,8 @@
 #define MSR_PV_EOI 0x4b564d04u
 #define MSR_POLL_CONTROL 0x4b564d05u
 
-#define AREA_ENABLED 1ull
 #define CLOCK_TSC_STABLE 1u
 #define CLOCK_GUEST_STOPPED 2u
-#define RENEW_NS 10000000ull /* pages of an unstable clock, and steal time */
 #define NS_PER_S 1000000000ull
 
 struct clock_page {
@@ -44,25 +41,6 @@ struct wall_clock {
     uint32_t version, sec, nsec;
 };
 
-struct steal_page {
-    uint64_t steal;
-    uint32_t version, flags;
-    uint8_t preempted, pad8[3];
-    uint32_t pad[11];
-};
-_Static_assert(sizeof(struct steal_page) == 64, "guest ABI");
-
-struct pvclock {
-    uint64_t wall_clock, system_time, steal_time, pv_eoi, poll_control; /* MSRs */
-    bool must_renew, is_stopped;
-    /* What the page was computed from. */
-    uint64_t tsc_offset, tsc_khz;
-    int64_t clock_offset_ns;
-    uint64_t renewed_ns, steal_ns /* when last looked */;
-    uint64_t run_delay; /* of the thread, when last looked */
-    pid_t tid;
-};
-
 bool pvclock_is_stable(const struct vm *vm)
 {
     static _Atomic int is_invariant = -1;
@@ -75,10 +53,10 @@ bool pvclock_is_stable(const struct vm *vm)
     return known && vm->tsc_khz;
 }
 
-static struct pvclock *pvclock_of(struct vcpu *v)
+static struct pv *pvclock_of(struct vcpu *v)
 {
     if (!v->pvclock) {
-        struct pvclock *c = calloc(1, sizeof(*c));
+        struct pv *c = calloc(1, sizeof(*c));
         if (c)
             c->poll_control = 1;
         v->pvclock = c;
@@ -89,12 +67,12 @@ static struct pvclock *pvclock_of(struct vcpu *v)
 /* INIT stops the clock page too: the memory may belong to another kernel by the time the CPU starts again. */
 void pvclock_reset(struct vcpu *v, bool is_init)
 {
-    struct pvclock *c = v->pvclock;
+    struct pv *c = v->pvclock;
     if (!c)
         return;
     c->system_time = 0;
     if (!is_init)
-        *c = (struct pvclock){ .poll_control = 1 };
+        *c = (struct pv){ .poll_control = 1 };
 }
 
 void pvclock_destroy(struct vcpu *v)
@@ -154,8 +132,8 @@ void pvclock_set_ns(struct vm *vm, uint64_t ns)
 
 int pvclock_mark_stopped(struct vcpu *v)
 {
-    struct pvclock *c = v->pvclock;
-    if (!c || !(c->system_time & AREA_ENABLED))
+    struct pv *c = v->pvclock;
+    if (!c || !(c->system_time & PV_AREA_ENABLED))
         return -EINVAL;
     c->is_stopped = c->must_renew = true;
     vcpu_request(v, VREQ_CLOCK);
@@ -178,7 +156,7 @@ static void page_write(struct vm *vm, gpa_t gpa, unsigned version_at, void *page
     vm_write(vm, gpa + version_at, &version, 4);
 }
 
-static void pvclock_renew(struct vcpu *v, struct pvclock *c)
+static void pvclock_renew(struct vcpu *v, struct pv *c)
 {
     struct vm *vm = v->vm;
     struct clock_page page = { 0 };
@@ -198,7 +176,7 @@ static void pvclock_renew(struct vcpu *v, struct pvclock *c)
     /* A scaled TSC has its own rounding: vCPUs would agree only nearly. */
     if (is_stable && (!v->tsc_khz || v->tsc_khz == vm->tsc_khz))
         page.flags |= CLOCK_TSC_STABLE;
-    gpa_t gpa = c->system_time & ~AREA_ENABLED;
+    gpa_t gpa = c->system_time & ~PV_AREA_ENABLED;
     struct clock_page old;
     /* The guest clears the mark when it has seen it. */
     if (c->is_stopped || (vm_read(vm, gpa, &old, sizeof(old)) == 0 && (old.version && !(old.version & 1)) && (old.flags & CLOCK_GUEST_STOPPED)))
@@ -216,64 +194,55 @@ static void wall_clock_write(struct vm *vm, gpa_t gpa)
     page_write(vm, gpa, 0, &wc, sizeof(wc));
 }
 
-/* Time the thread waited for a host CPU, by the kernel's own account; 0 if it keeps none. */
-static uint64_t thread_run_delay(void)
+bool pvclock_run_enter(struct vcpu *v)
 {
-    char text[96];
-    int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
-    ssize_t n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (n <= 0)
-        return 0;
-    text[n] = 0;
-    char *second = strchr(text, ' ');
-    return second ? strtoull(second, NULL, 10) : 0;
-}
-
-static void steal_renew(struct vcpu *v, struct pvclock *c)
-{
-    gpa_t gpa = c->steal_time & ~0x3full;
-    struct steal_page page;
-    uint64_t delay = thread_run_delay();
-    pid_t tid = gettid();
-    if (vm_read(v->vm, gpa, &page, sizeof(page)))
-        return;
-    /* Another thread has another account: begin anew, nothing is stolen by the change. */
-    if (tid == c->tid && delay > c->run_delay)
-        page.steal += delay - c->run_delay;
-    c->tid = tid;
-    c->run_delay = delay;
-    page.preempted = 0;
-    page.flags = 0;
-    page_write(v->vm, gpa, offsetof(struct steal_page, version), &page, sizeof(page));
-}
-
-void pvclock_run_enter(struct vcpu *v)
-{
-    struct pvclock *c = v->pvclock;
-    if (!c || !((c->system_time | c->steal_time) & AREA_ENABLED))
-        return;
-    bool is_time_for_look = false;
-    uint64_t now = 0;
-    if ((c->steal_time & AREA_ENABLED) || !pvclock_is_stable(v->vm)) {
-        now = timer_now_ns();
-        is_time_for_look = true;
-    }
-    if ((c->system_time & AREA_ENABLED) &&
-        (c->must_renew || c->tsc_offset != v->cpu.tsc_offset || c->tsc_khz != v->tsc_khz || c->clock_offset_ns != v->vm->kvmclock_offset_ns ||
-         (is_time_for_look && !pvclock_is_stable(v->vm) && now - c->renewed_ns >= RENEW_NS)))
+    struct pv *c = v->pvclock;
+    if (!c || !((c->system_time | c->steal_time) & PV_AREA_ENABLED))
+        return false;
+    bool is_stable = pvclock_is_stable(v->vm);
+    uint64_t now = (c->steal_time & PV_AREA_ENABLED) || !is_stable ? timer_now_ns() : 0;
+    if ((c->system_time & PV_AREA_ENABLED) && (c->must_renew || c->tsc_offset != v->cpu.tsc_offset || c->tsc_khz != v->tsc_khz ||
+                                               c->clock_offset_ns != v->vm->kvmclock_offset_ns || (!is_stable && now - c->renewed_ns >= PV_RENEW_NS)))
         pvclock_renew(v, c);
-    if ((c->steal_time & AREA_ENABLED) && now - c->steal_ns >= RENEW_NS) {
-        c->steal_ns = now;
-        steal_renew(v, c);
+    return pv_steal_enter(v, c, now);
+}
+
+void pvclock_sleep(struct vcpu *v)
+{
+    struct pv *c = v->pvclock;
+    if (c)
+        pv_steal_sleep(v, c);
+}
+
+/* Which feature a paravirtual MSR belongs to, or -ENOENT. */
+static int pvclock_feature(uint32_t index)
+{
+    switch (index) {
+    case MSR_WALL_CLOCK_OLD:
+    case MSR_SYSTEM_TIME_OLD:
+        return PV_CLOCKSOURCE;
+    case MSR_WALL_CLOCK:
+    case MSR_SYSTEM_TIME:
+        return PV_CLOCKSOURCE2;
+    case MSR_STEAL_TIME:
+        return PV_STEAL_TIME;
+    case MSR_PV_EOI:
+        return PV_EOI;
+    case MSR_POLL_CONTROL:
+        return PV_POLL_CONTROL;
+    default:
+        return -ENOENT;
     }
 }
 
 int pvclock_msr_read(struct vcpu *v, uint32_t index, uint64_t *value)
 {
-    const struct pvclock *c = v->pvclock;
+    const struct pv *c = v->pvclock;
+    int feature = pvclock_feature(index);
+    if (feature < 0)
+        return feature;
+    if (!pv_has(v, (enum pv_feature)feature))
+        return PV_REFUSED;
     switch (index) {
     case MSR_WALL_CLOCK_OLD:
     case MSR_WALL_CLOCK:
@@ -289,33 +258,20 @@ int pvclock_msr_read(struct vcpu *v, uint32_t index, uint64_t *value)
     case MSR_PV_EOI:
         *value = c ? c->pv_eoi : 0;
         return 0;
-    case MSR_POLL_CONTROL:
+    default:
         *value = c ? c->poll_control : 1;
         return 0;
-    default:
-        return -ENOENT;
     }
-}
-
-static int pvclock_steal_set(struct vcpu *v, struct pvclock *c, uint64_t value)
-{
-    if (value & 0x3e)
-        return -EINVAL;
-    c->steal_time = value;
-    c->steal_ns = 0;
-    c->tid = 0;
-    if (value & AREA_ENABLED && atomic_load(&v->is_running))
-        steal_renew(v, c);
-    return 0;
 }
 
 int pvclock_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
 {
-    bool is_ours =
-        index == MSR_WALL_CLOCK_OLD || index == MSR_SYSTEM_TIME_OLD || (index >= MSR_WALL_CLOCK && index <= MSR_POLL_CONTROL && index != 0x4b564d02u);
-    if (!is_ours)
-        return -ENOENT;
-    struct pvclock *c = pvclock_of(v);
+    int feature = pvclock_feature(index);
+    if (feature < 0)
+        return feature;
+    if (!pv_has(v, (enum pv_feature)feature))
+        return PV_REFUSED;
+    struct pv *c = pvclock_of(v);
     if (!c)
         return -ENOENT;
     switch (index) {
@@ -330,11 +286,11 @@ int pvclock_msr_write(struct vcpu *v, uint32_t index, uint64_t value)
         c->system_time = value;
         c->must_renew = true;
         /* The guest may read its page with the next instruction. A client restores MSRs in any order: then the next run renews. */
-        if ((value & AREA_ENABLED) && atomic_load(&v->is_running))
+        if ((value & PV_AREA_ENABLED) && atomic_load(&v->is_running))
             pvclock_renew(v, c);
         return 0;
     case MSR_STEAL_TIME:
-        return pvclock_steal_set(v, c, value);
+        return pv_steal_set(v, c, value);
     case MSR_PV_EOI:
         if (value & 2)
             return -EINVAL;

@@ -44,8 +44,10 @@
 #define EXT1_EDX_SOFT (BIT(20) | BIT(26) | BIT(27))
 #define EXT1_EDX_AMD (0x0183f3ffu | BIT(22))
 
-#define PV_FEATURES (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(24)) /* CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 STEAL_TIME PV_EOI CLOCKSOURCE_STABLE */
-#define PV_SIGNATURE_EBX 0x4b4d564b                                        /* "KVMKVMKVM" */
+/* CLOCKSOURCE NOP_IO_DELAY CLOCKSOURCE2 STEAL_TIME PV_EOI PV_UNHALT PV_TLB_FLUSH PV_SEND_IPI POLL_CONTROL PV_SCHED_YIELD CLOCKSOURCE_STABLE. Not: ASYNC_PF, as
+ * no page is ever swapped in behind the guest's back; MSI_EXT_DEST_ID, which is the client's. */
+#define PV_FEATURES (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11) | BIT(12) | BIT(13) | BIT(24))
+#define PV_SIGNATURE_EBX 0x4b4d564b /* "KVMKVMKVM" */
 #define PV_SIGNATURE_ECX 0x564b4d56
 #define PV_SIGNATURE_EDX 0x4d
 

@@ -53,10 +53,11 @@ static const uint32_t saved[] = {
     0x26f,
     MSR_MTRR_DEF_TYPE,
     MSR_TSC_DEADLINE,
-    0x4b564d00, /* KVM: wall clock, system time, steal time, end of interrupt */
+    0x4b564d00, /* KVM: wall clock, system time, steal time, end of interrupt, poll control */
     0x4b564d01,
     0x4b564d03,
     0x4b564d04,
+    0x4b564d05,
     MSR_EFER,
     MSR_STAR,
     MSR_LSTAR,

@@ -291,6 +291,26 @@ int vm_space_read(struct vm *vm, unsigned space, gpa_t gpa, void *buf, uint64_t 
     return error;
 }
 
+static void note_write(struct vm *vm, const struct memslot *s, gpa_t gpa)
+{
+    if (memslot_mark_dirty(s, gpa))
+        dirty_ring_push_any(vm, s->id, memslot_page(s, gpa));
+}
+
+int vm_exchange(struct vm *vm, gpa_t gpa, uint8_t value)
+{
+    unsigned parity;
+    const struct memslots *t = reader_enter(vm, SPACE_NORMAL, &parity);
+    int old = -EFAULT;
+    if (is_ram(t, gpa, 1, true)) {
+        const struct memslot *s = memslots_find(t, gpa);
+        old = guard_exchange((uint8_t *)s->hva + (gpa - s->gpa), value);
+        note_write(vm, s, gpa & ~PAGE_OFFSET_MASK);
+    }
+    reader_leave(vm, parity);
+    return old;
+}
+
 int vm_space_write(struct vm *vm, unsigned space, gpa_t gpa, const void *buf, uint64_t bytes)
 {
     unsigned parity;
@@ -301,8 +321,7 @@ int vm_space_write(struct vm *vm, unsigned space, gpa_t gpa, const void *buf, ui
         uint64_t n = span(s, gpa, bytes);
         error = guard_copy(s->hva + (gpa - s->gpa), from, n);
         for (gpa_t page = gpa & ~PAGE_OFFSET_MASK; page < gpa + n; page += PAGE_BYTES)
-            if (memslot_mark_dirty(s, page)) /* after the copy, so that a harvest in between reports it again */
-                dirty_ring_push_any(vm, s->id, memslot_page(s, page));
+            note_write(vm, s, page); /* after the copy, so that a harvest in between reports it again */
         from += n;
         gpa += n;
         bytes -= n;

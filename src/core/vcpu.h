@@ -84,6 +84,7 @@ struct vcpu_events {
     } extint;                     /* split controllers: what the client's PIC acknowledged; waits for LINT0 and RFLAGS.IF */
     _Atomic uint32_t nmi_pending; /* 0-2 */
     _Atomic bool smi_pending;
+    _Atomic bool is_kicked; /* another vCPU's paravirtual kick: ends this HLT or the next */
 };
 
 enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_SIPI_RECEIVED }; /* KVM's numbers 0-4 */
@@ -145,6 +146,7 @@ struct vcpu {
     struct replay replay;
     struct posted posted;
     struct dirty_ring dirty_ring;
+    bool is_pv_enforced;  /* paravirtual MSRs and calls are only what the guest's CPUID says */
     uint8_t eoi_vector;   /* of VREQ_IOAPIC_EOI; the vCPU's own thread */
     bool want_irq_window; /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */
 

@@ -45,7 +45,10 @@ struct chip_ops {
     int (*pic_set)(struct vm *vm, unsigned pin, unsigned source, bool level);
     int (*ioapic_set)(struct vm *vm, unsigned pin, unsigned source, bool level);
     int (*msi_send)(struct vm *vm, uint64_t address, uint32_t data);
-    void (*vcpu_run_enter)(struct vcpu *v); /* before guest code runs, after a stay outside: steal time, clock page */
+    void (*vcpu_sleep)(struct vcpu *v); /* before vcpu_block */
+    /* Before guest code runs, after a stay outside: steal time, clock page. True if the guest asked meanwhile to have this CPU's TLB flushed. */
+    bool (*vcpu_run_enter)(struct vcpu *v);
+    int64_t (*hypercall)(struct vcpu *v, uint64_t nr, const uint64_t args[4], bool is_long); /* VMCALL at privilege 0: the guest's RAX */
 };
 
 struct vm {
@@ -133,6 +136,9 @@ uint64_t vm_memslot_pages(struct vm *vm, uint32_t id);
 /* Guest-physical copies for chips and tools; dirty bits are set. 0 or -EFAULT where there is no RAM. Without a space named: SPACE_NORMAL. */
 int vm_space_read(struct vm *vm, unsigned space, gpa_t gpa, void *buf, uint64_t bytes);
 int vm_space_write(struct vm *vm, unsigned space, gpa_t gpa, const void *buf, uint64_t bytes);
+
+/* Atomic against the guest's own accesses: the byte that was there, or -EFAULT. */
+int vm_exchange(struct vm *vm, gpa_t gpa, uint8_t value);
 
 static inline int vm_read(struct vm *vm, gpa_t gpa, void *buf, uint64_t bytes)
 {

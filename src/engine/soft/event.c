@@ -73,7 +73,7 @@ static bool are_events_blocked(const struct vcpu *v)
 
 static bool has_wake_event(struct vcpu *v)
 {
-    return (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked) || smm_is_due(v) || v->ev.exception.pending ||
+    return (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked) || smm_is_due(v) || v->ev.exception.pending || atomic_load(&v->ev.is_kicked) ||
            ((v->cpu.rflags & RFLAGS_IF) && vcpu_irq_peek(v) >= 0);
 }
 
@@ -91,11 +91,14 @@ static enum step wait_runnable(struct soft_vcpu *sv)
     if (state == MP_RUNNABLE)
         return STEP_NEXT;
     if (state == MP_HALTED && has_wake_event(v)) {
+        atomic_store(&v->ev.is_kicked, false);
         atomic_store(&v->mp_state, MP_RUNNABLE);
         return STEP_NEXT;
     }
     if (is_window_open(v)) /* STI; HLT */
         return exit_with(sv, EXIT_IRQ_WINDOW);
+    if (v->vm->chip)
+        v->vm->chip->vcpu_sleep(v);
     if (vcpu_block(v))
         return exit_with(sv, EXIT_INTR);
     atomic_store(&v->exit_req, 1); /* look again at what woke us */
@@ -198,8 +201,8 @@ enum step event_requests(struct soft_vcpu *sv)
             return s;
         if (dirty_ring_is_full(&v->dirty_ring))
             return exit_with(sv, EXIT_DIRTY_RING_FULL);
-        if (v->vm->chip && v->lapic)
-            v->vm->chip->vcpu_run_enter(v);
+        if (v->vm->chip && v->vm->chip->vcpu_run_enter(v))
+            tlb_flush(sv);
         run_notice_client(sv);
         if (smm_is_due(v) && !v->ev.exception.pending && !are_events_blocked(v))
             return smi_take(sv);

@@ -20,14 +20,6 @@ uint32_t misc_cpuid(const struct vcpu *v, uint32_t function, uint32_t index, uns
     return 0;
 }
 
-bool misc_has_leaf(const struct vcpu *v, uint32_t function)
-{
-    for (unsigned i = 0; i < v->n_cpuid; i++)
-        if (v->cpuid[i].function == function)
-            return true;
-    return false;
-}
-
 unsigned misc_data_seg(const struct insn *in)
 {
     return in->mem.seg;

@@ -103,7 +103,6 @@ enum step help_undefined(struct soft_vcpu *sv, const struct insn *in);
 
 /* One register (0-3 = eax..edx) of the guest's static CPUID; 0 if the leaf is absent. General registers only, so fp_put() is not needed. */
 uint32_t misc_cpuid(const struct vcpu *v, uint32_t function, uint32_t index, unsigned reg);
-bool misc_has_leaf(const struct vcpu *v, uint32_t function);
 
 /* The segment of an implicit data operand (DS:rAX, DS:rDI, DS:rBX): DS unless overridden. */
 unsigned misc_data_seg(const struct insn *in);

@@ -95,43 +95,22 @@ enum step help_cpuid(struct soft_vcpu *sv, const struct insn *in)
     return STEP_NEXT;
 }
 
-/* Numbers of the Linux kernel's "KVM hypercalls" document. */
-#define HYPERCALL_VAPIC_POLL_IRQ 1
-#define HYPERCALL_KICK_CPU 5
 #define HYPERCALL_ENOSYS (-1000)
 #define HYPERCALL_EPERM (-1)
-#define CPUID_HYPERVISOR_FEATURES 0x40000001u
 
-/* Wakes the vCPU with that APIC id from HLT even if its interrupts are off: paravirtual spinlocks sleep that way. */
-static void msr_hypercall_kick(struct vm *vm, uint64_t apic_id)
-{
-    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *other = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
-        if (!other || other->id != apic_id)
-            continue;
-        uint32_t halted = MP_HALTED;
-        atomic_compare_exchange_strong(&other->mp_state, &halted, MP_RUNNABLE);
-        vcpu_request(other, VREQ_EVENT);
-        return;
-    }
-}
-
-/* VMCALL and VMMCALL. Without KVM's CPUID leaves there is no hypervisor to call. */
+/* VMCALL and VMMCALL: the calls are chip's, the registers are KVM's (Linux, Documentation/virt/kvm/x86/hypercalls.rst). */
 enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
 {
+    struct vcpu *v = &sv->v;
+    const uint64_t *gpr = v->cpu.gpr;
     unsigned bytes = in->mode_bits == 64 ? 8 : 4;
-    if (!misc_has_leaf(&sv->v, CPUID_HYPERVISOR_FEATURES))
-        return step_fault(sv, VEC_UD);
-    uint64_t nr = misc_truncate(sv->v.cpu.gpr[GPR_RAX], bytes), apic_id = misc_truncate(sv->v.cpu.gpr[GPR_RCX], bytes);
-    int64_t ret = 0;
-    vcpu_count_exit(&sv->v, STAT_HYPERCALLS);
-    if (vcpu_cpl(&sv->v)) {
-        ret = HYPERCALL_EPERM;
-    } else if (nr == HYPERCALL_KICK_CPU) {
+    const uint64_t args[4] = { misc_truncate(gpr[GPR_RBX], bytes), misc_truncate(gpr[GPR_RCX], bytes), misc_truncate(gpr[GPR_RDX], bytes),
+                               misc_truncate(gpr[GPR_RSI], bytes) };
+    vcpu_count_exit(v, STAT_HYPERCALLS);
+    int64_t ret = vcpu_cpl(v) ? HYPERCALL_EPERM : HYPERCALL_ENOSYS;
+    if (!vcpu_cpl(v) && v->vm->chip) {
         fp_put(sv);
-        msr_hypercall_kick(sv->v.vm, apic_id);
-    } else if (nr != HYPERCALL_VAPIC_POLL_IRQ) {
-        ret = HYPERCALL_ENOSYS;
+        ret = v->vm->chip->hypercall(v, misc_truncate(gpr[GPR_RAX], bytes), args, bytes == 8);
     }
     gpr_write(sv, GPR_RAX, bytes, misc_truncate((uint64_t)ret, bytes));
     return STEP_NEXT;

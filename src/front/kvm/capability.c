@@ -91,6 +91,7 @@ static const struct kvm_capability capabilities[] = {
     CAP(SET_GUEST_DEBUG2, GUEST_DEBUG_FLAGS),
     CAP(SREGS2, 1),
     CAP(BINARY_STATS_FD, 1),
+    CAP(ENFORCE_PV_FEATURE_CPUID, 1),
     CAP(EXIT_ON_EMULATION_FAILURE, 1),
     CAP(XSAVE2, XSAVE_AREA_BYTES),
     CAP(SYS_ATTRIBUTES, 1),
@@ -213,7 +214,9 @@ int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
 
 int kvm_capability_enable_vcpu(struct kvm_vcpu *c, struct kvm_arg *a)
 {
-    (void)c;
-    (void)a;
-    return -EINVAL; /* none of those offered is enabled on a vCPU */
+    const struct kvm_enable_cap *e = a->data;
+    if (e->flags || e->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+        return -EINVAL;
+    c->v->is_pv_enforced = e->args[0];
+    return 0;
 }

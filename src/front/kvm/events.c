@@ -169,7 +169,8 @@ int kvm_events_smi(struct kvm_vcpu *c, struct kvm_arg *a)
 
 int kvm_events_get_mp_state(struct kvm_vcpu *c, struct kvm_arg *a)
 {
-    ((struct kvm_mp_state *)a->data)->mp_state = c->v->mp_state;
+    uint32_t state = c->v->mp_state;
+    ((struct kvm_mp_state *)a->data)->mp_state = state == MP_HALTED && c->v->ev.is_kicked ? MP_RUNNABLE : state;
     return 0;
 }
 

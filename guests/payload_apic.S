@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Real-mode payloads for the local APIC's TPR and for KVM's paravirtual calls and pages, copied to 0x1000 (see payload_real.S). The page at 0x2000 is the
+ * client's to name: steal time or virtual APIC.
+ */
+#define BEGIN(name) .globl payload_##name; .balign 16; payload_##name:
+#define END(name) .globl payload_##name##_end; payload_##name##_end:
+#define AT(label, name) (0x1000 + label - payload_##name)
+
+    .section .rodata
+    .code16
+
+/* One call with the client's registers, then OUT 0x10, without end. */
+BEGIN(hypercall)
+1:  vmcall
+    out %al, $0x10
+    jmp 1b
+END(hypercall)
+
+/* Sleeps with interrupts off. */
+BEGIN(halt)
+1:  cli
+    hlt
+    out %al, $0x12
+    jmp 1b
+END(halt)
+
+/* Shows a byte of the steal time page. */
+BEGIN(steal)
+1:  movb 0x2010, %al
+    out %al, $0x13
+    jmp 1b
+END(steal)
+
+/* Writes 0x20 to the TPR, reads it back, OUT 0x14. */
+BEGIN(tpr)
+    xor %ax, %ax
+    mov %ax, %ds
+    lgdtl AT(tpr_gdt_pointer, tpr)
+    mov %cr0, %eax
+    or $1, %al
+    mov %eax, %cr0
+    mov $8, %bx
+    mov %bx, %ds
+    and $0xfe, %al
+    mov %eax, %cr0
+    mov $0xfee00000, %esi
+    movl $0x20, %ds:0x80(%esi)
+    movl %ds:0x80(%esi), %eax
+    out %al, $0x14
+    hlt
+    .balign 8
+tpr_gdt:
+    .quad 0
+    .quad 0x00cf93000000ffff
+tpr_gdt_pointer:
+    .word 15
+    .long AT(tpr_gdt, tpr)
+END(tpr)
+
+/* Vector 0x41 counts at 0x2041. Lowers the TPR in the virtual APIC page to 0x10, OUT 0x15 with interrupts on, raises it to 0xf0 again. */
+BEGIN(vapic)
+    xor %ax, %ax
+    mov %ax, %ds
+    movw $AT(vapic_count, vapic), 0x104
+    movw $0, 0x106
+    sti
+1:  movb $0x10, 0x2000
+    out %al, $0x15
+    movb $0xf0, 0x2000
+    out %al, $0x16
+    jmp 1b
+vapic_count:
+    incb 0x2041
+    iret
+END(vapic)
+
+    .section .note.GNU-stack,"",@progbits
