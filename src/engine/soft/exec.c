@@ -199,13 +199,15 @@ static hva_t place_in_ram(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool 
     return place->host;
 }
 
-/* An x87 store that raises an unmasked exception writes nothing, and the exception waits for the next x87 instruction. */
-static bool may_skip_store(struct soft_vcpu *sv, const struct insn *in)
+#define X87_BEFORE_STORE 0x19u /* invalid, overflow, underflow: nothing is written. A rounded result is. */
+
+/* An x87 store that raises such an exception unmasked writes nothing, and the exception waits for the next x87 instruction. */
+static bool has_skipped_store(struct soft_vcpu *sv, const struct insn *in)
 {
-    if (in->fp_class != FP_X87 || !(in->mem.access & OPND_WRITE))
+    if (in->fp_class != FP_X87 || insn_is_x87_unchecked(in))
         return false;
     fp_put(sv);
-    return fpu_in_use(sv, FPU_COMP_X87) && (fpu_get(sv, FPU_FCW, 2) & 0x3f) != 0x3f;
+    return fpu_in_use(sv, FPU_COMP_X87) && (fpu_get(sv, FPU_FSW, 2) & ~fpu_get(sv, FPU_FCW, 2) & X87_BEFORE_STORE);
 }
 
 static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code, gva_t gva)
@@ -214,13 +216,13 @@ static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const 
     unsigned bytes = in->mem.bytes;
     bool is_write = in->mem.access & OPND_WRITE;
     /* A masked store leaves what it does not write. */
-    bool is_read = (in->mem.access & OPND_READ) || (is_write && in->evex_aaa) || may_skip_store(sv, in);
+    bool is_read = (in->mem.access & OPND_READ) || (is_write && in->evex_aaa);
     enum step s = is_write ? linear_probe_write(sv, gva, bytes, ACCESS_WRITE) : STEP_NEXT;
     if (s == STEP_NEXT && is_read)
         s = linear_read(sv, gva, operand, bytes, ACCESS_READ);
     if (s == STEP_NEXT)
         s = run_copy(sv, code, operand);
-    if (s == STEP_NEXT && is_write)
+    if (s == STEP_NEXT && is_write && !has_skipped_store(sv, in))
         s = linear_write(sv, gva, operand, bytes, ACCESS_WRITE);
     return s;
 }
@@ -293,14 +295,48 @@ static enum step x87_check_pending(struct soft_vcpu *sv, const struct insn *in)
     return fpu_is_mf_pending(sv) ? step_fault(sv, VEC_MF) : STEP_NEXT;
 }
 
-static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
+static bool may_raise_numeric(struct soft_vcpu *sv, const struct insn *in)
+{
+    if (!(in->mem.access & OPND_WRITE) || in->fp_class == FP_NONE || in->fp_class == FP_MMX || insn_is_x87_unchecked(in))
+        return false;
+    fp_put(sv);
+    if (in->fp_class != FP_X87)
+        return (fpu_get(sv, FPU_MXCSR, 4) & FPU_MXCSR_INIT) != FPU_MXCSR_INIT;
+    return fpu_in_use(sv, FPU_COMP_X87) && (fpu_get(sv, FPU_FCW, 2) & 0x3f) != 0x3f;
+}
+
+/*
+ * The operand of a store has faulted, as sv->fault says. But a numeric exception that keeps the processor from storing comes before (measured), so it is
+ * looked for on a buffer: #XM at once, x87's for the next instruction. If there is none, nothing has happened but the fault.
+ */
+static enum step numeric_before_operand(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
+{
+    struct fault fault = sv->fault;
+    uint8_t before[FPU_XMM];
+    if (!may_raise_numeric(sv, in))
+        return STEP_FAULT;
+    light_copy(before, sv->v.cpu.xsave, sizeof before);
+    if (run_copy(sv, code, sv->bounce) == STEP_FAULT)
+        return STEP_FAULT;
+    if (has_skipped_store(sv, in))
+        return STEP_NEXT;
+    fp_put(sv);
+    light_copy(sv->v.cpu.xsave, before, sizeof before);
+    sv->fault = fault;
+    return STEP_FAULT;
+}
+
+static bool is_operand_fault(const struct fault *f)
+{
+    return f->vector == VEC_PF || f->vector == VEC_GP || f->vector == VEC_SS || f->vector == VEC_AC;
+}
+
+static enum step run_on_memory(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
 {
     gva_t gva;
     bool is_write = in->mem.access & OPND_WRITE;
     uint64_t ea = insn_ea(sv, in), active = in->mem.masked_bytes ? active_elements(sv, in) : 1;
-    enum step s = x87_check_pending(sv, in);
-    if (s != STEP_NEXT)
-        return s;
+    enum step s;
     if (!active) /* not even the address matters */
         return run_copy(sv, code, sv->bounce);
     if (is_misaligned_vector(sv, in, ea))
@@ -329,6 +365,15 @@ static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, con
             code_page_written(sv, place.gpa, in->mem.bytes);
     }
     return s;
+}
+
+static enum step exec_on_memory(struct soft_vcpu *sv, const struct insn *in, const uint8_t *code)
+{
+    enum step s = x87_check_pending(sv, in);
+    if (s != STEP_NEXT)
+        return s;
+    s = run_on_memory(sv, in, code);
+    return s == STEP_FAULT && is_operand_fault(&sv->fault) ? numeric_before_operand(sv, in, code) : s;
 }
 
 static enum step exec_native(struct soft_vcpu *sv, struct exec_entry *x)
