@@ -88,22 +88,64 @@ void fpu_turn_registers(struct soft_vcpu *sv, unsigned old_top, unsigned new_top
         light_copy(&sv->v.cpu.xsave[FPU_ST + st * 16], &old[((st + new_top - old_top) & 7) * 16], 16);
 }
 
+/* ---- operands of many parts ---- */
+
+enum step fpu_area_begin(struct soft_vcpu *sv, const struct insn *in, unsigned align, struct fpu_area *a)
+{
+    gva_t gva;
+    *a = (struct fpu_area){ .in = in, .ea = insn_ea(sv, in) };
+    enum step s = seg_linear(sv, in->mem.seg, a->ea, 1, false, &gva);
+    return s == STEP_NEXT && (gva & (align - 1)) ? step_fault_code(sv, VEC_GP, 0) : s;
+}
+
+/* The linear address of a part, and how many bytes of it there are before its offset wraps around. */
+static enum step area_locate(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, unsigned bytes, bool is_write, gva_t *gva, unsigned *n)
+{
+    uint64_t last = a->in->addr_bytes == 8 ? ~0ull : a->in->addr_bytes == 4 ? 0xffffffff : 0xffff, at = (a->ea + offset) & last;
+    *n = bytes - 1 <= last - at ? bytes : (unsigned)(last - at) + 1;
+    return seg_linear(sv, a->in->mem.seg, at, *n, is_write, gva);
+}
+
+enum step fpu_area_read(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, void *to, unsigned bytes)
+{
+    uint8_t *p = to;
+    for (unsigned n; bytes; offset += n, p += n, bytes -= n) {
+        gva_t gva;
+        enum step s = area_locate(sv, a, offset, bytes, false, &gva, &n);
+        if (s == STEP_NEXT)
+            s = linear_read(sv, gva, p, n, ACCESS_READ);
+        if (s != STEP_NEXT)
+            return s;
+    }
+    return STEP_NEXT;
+}
+
+enum step fpu_area_write(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, const void *from, unsigned bytes)
+{
+    const uint8_t *p = from;
+    for (unsigned n; bytes; offset += n, bytes -= n) {
+        gva_t gva;
+        enum step s = area_locate(sv, a, offset, bytes, true, &gva, &n);
+        if (s == STEP_NEXT)
+            s = p ? linear_write(sv, gva, p, n, ACCESS_WRITE) : linear_probe_write(sv, gva, n, ACCESS_WRITE);
+        if (s != STEP_NEXT)
+            return s;
+        p = p ? p + n : NULL;
+    }
+    return STEP_NEXT;
+}
+
+/* A store of one piece: nothing is written if any of it cannot be. */
+static enum step area_store(struct soft_vcpu *sv, const struct fpu_area *a, const void *from, unsigned bytes)
+{
+    enum step s = fpu_area_write(sv, a, 0, NULL, bytes);
+    return s == STEP_NEXT ? fpu_area_write(sv, a, 0, from, bytes) : s;
+}
+
 /* ---- FXSAVE, FXRSTOR ---- */
 
 #define FXSAVE_USED_BYTES 416u /* the rest is never written */
 #define FXSAVE_XMM8 288u
-
-/* The linear address of a memory operand that must be 16-byte aligned, with the whole of it inside its segment. */
-static enum step fxsave_address(struct soft_vcpu *sv, const struct insn *in, bool is_write, gva_t *gva)
-{
-    enum step s = fpu_check_nm(sv);
-    if (s != STEP_NEXT)
-        return s;
-    s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), FPU_LEGACY_BYTES, is_write, gva);
-    if (s == STEP_NEXT && (*gva & 15))
-        return step_fault_code(sv, VEC_GP, 0);
-    return s;
-}
 
 /* How much of the area is XMM state in this mode: outside 64-bit mode XMM8-15 are left alone. With EFER.FFXSR (AMD) the kernel's form omits all of it. */
 static unsigned fxsave_bytes(const struct soft_vcpu *sv, const struct insn *in)
@@ -115,8 +157,12 @@ static unsigned fxsave_bytes(const struct soft_vcpu *sv, const struct insn *in)
 
 enum step help_fxsave(struct soft_vcpu *sv, const struct insn *in)
 {
-    gva_t gva;
-    enum step s = fxsave_address(sv, in, true, &gva);
+    struct fpu_area a;
+    enum step s = fpu_check_nm(sv);
+    if (s == STEP_NEXT)
+        s = fpu_area_begin(sv, in, 16, &a);
+    if (s == STEP_NEXT)
+        s = fpu_area_write(sv, &a, 0, NULL, FPU_LEGACY_BYTES);
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
@@ -128,17 +174,18 @@ enum step help_fxsave(struct soft_vcpu *sv, const struct insn *in)
         light_fill(&area[FPU_FIP + 4], 0, 4);
         light_fill(&area[FPU_FDP + 4], 0, 4);
     }
-    s = linear_probe_write(sv, gva, FPU_LEGACY_BYTES, ACCESS_WRITE);
-    return s == STEP_NEXT ? linear_write(sv, gva, area, fxsave_bytes(sv, in), ACCESS_WRITE) : s;
+    return fpu_area_write(sv, &a, 0, area, fxsave_bytes(sv, in));
 }
 
 enum step help_fxrstor(struct soft_vcpu *sv, const struct insn *in)
 {
-    gva_t gva;
+    struct fpu_area a;
     uint8_t area[FPU_LEGACY_BYTES];
-    enum step s = fxsave_address(sv, in, false, &gva);
+    enum step s = fpu_check_nm(sv);
     if (s == STEP_NEXT)
-        s = linear_read(sv, gva, area, sizeof(area), ACCESS_READ);
+        s = fpu_area_begin(sv, in, 16, &a);
+    if (s == STEP_NEXT)
+        s = fpu_area_read(sv, &a, 0, area, sizeof(area));
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
@@ -256,7 +303,7 @@ static void env_decode(struct soft_vcpu *sv, const uint8_t *env, unsigned bytes)
 }
 
 /* #NM, then for the waiting forms #MF; leaves the x87 state in cpu.xsave. */
-static enum step env_begin(struct soft_vcpu *sv, bool is_waiting)
+static enum step env_begin(struct soft_vcpu *sv, const struct insn *in, bool is_waiting, struct fpu_area *a)
 {
     enum step s = fpu_check_nm(sv);
     if (s != STEP_NEXT)
@@ -265,19 +312,20 @@ static enum step env_begin(struct soft_vcpu *sv, bool is_waiting)
     if (is_waiting && fpu_is_mf_pending(sv))
         return step_fault(sv, VEC_MF);
     fpu_materialise(sv, FPU_COMP_X87);
-    return STEP_NEXT;
+    return fpu_area_begin(sv, in, 1, a);
 }
 
 /* Masks every exception after storing. */
 enum step help_fnstenv(struct soft_vcpu *sv, const struct insn *in)
 {
+    struct fpu_area a;
     uint8_t env[28];
     unsigned bytes = env_bytes(in);
-    enum step s = env_begin(sv, false);
+    enum step s = env_begin(sv, in, false, &a);
     if (s != STEP_NEXT)
         return s;
     env_encode(sv, env, bytes);
-    s = mem_write(sv, in, env, bytes);
+    s = area_store(sv, &a, env, bytes);
     if (s != STEP_NEXT)
         return s;
     fpu_set(sv, FPU_FCW, 2, fpu_get(sv, FPU_FCW, 2) | 0x3f);
@@ -287,11 +335,12 @@ enum step help_fnstenv(struct soft_vcpu *sv, const struct insn *in)
 
 enum step help_fldenv(struct soft_vcpu *sv, const struct insn *in)
 {
+    struct fpu_area a;
     uint8_t env[28];
     unsigned bytes = env_bytes(in), old_top, new_top;
-    enum step s = env_begin(sv, true);
+    enum step s = env_begin(sv, in, true, &a);
     if (s == STEP_NEXT)
-        s = mem_read(sv, in, env, bytes);
+        s = fpu_area_read(sv, &a, 0, env, bytes);
     if (s != STEP_NEXT)
         return s;
     old_top = fpu_get(sv, FPU_FSW, 2) >> 11 & 7;
@@ -304,15 +353,16 @@ enum step help_fldenv(struct soft_vcpu *sv, const struct insn *in)
 /* Stores environment and registers in stack order, then initialises as FNINIT. */
 enum step help_fnsave(struct soft_vcpu *sv, const struct insn *in)
 {
+    struct fpu_area a;
     uint8_t image[108];
     unsigned bytes = env_bytes(in);
-    enum step s = env_begin(sv, false);
+    enum step s = env_begin(sv, in, false, &a);
     if (s != STEP_NEXT)
         return s;
     env_encode(sv, image, bytes);
     for (unsigned st = 0; st < 8; st++)
         light_copy(&image[bytes + st * 10], &sv->v.cpu.xsave[FPU_ST + st * 16], 10);
-    s = mem_write(sv, in, image, bytes + 80);
+    s = area_store(sv, &a, image, bytes + 80);
     if (s != STEP_NEXT)
         return s;
     fpu_turn_registers(sv, fpu_get(sv, FPU_FSW, 2) >> 11 & 7, 0);
@@ -323,11 +373,12 @@ enum step help_fnsave(struct soft_vcpu *sv, const struct insn *in)
 
 enum step help_frstor(struct soft_vcpu *sv, const struct insn *in)
 {
+    struct fpu_area a;
     uint8_t image[108];
     unsigned bytes = env_bytes(in);
-    enum step s = env_begin(sv, true);
+    enum step s = env_begin(sv, in, true, &a);
     if (s == STEP_NEXT)
-        s = mem_read(sv, in, image, bytes + 80);
+        s = fpu_area_read(sv, &a, 0, image, bytes + 80);
     if (s != STEP_NEXT)
         return s;
     env_decode(sv, image, bytes);

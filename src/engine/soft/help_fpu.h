@@ -72,6 +72,21 @@ void fpu_settle_control(struct soft_vcpu *sv);
 /* MXCSR bits that may be set. */
 uint32_t fpu_mxcsr_mask(const struct soft_vcpu *sv);
 
+/*
+ * A memory operand of many parts. Each part is an access of its own: where the address size ends inside the area, the processor goes on at offset 0 (measured;
+ * the manual does not say).
+ */
+struct fpu_area {
+    const struct insn *in;
+    uint64_t ea;
+};
+
+/* Where the operand is; #GP if its linear address is not aligned to `align` bytes. */
+enum step fpu_area_begin(struct soft_vcpu *sv, const struct insn *in, unsigned align, struct fpu_area *a);
+enum step fpu_area_read(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, void *to, unsigned bytes);
+/* from NULL: only finds out whether the part can be written. All parts of a store are to be asked for before the first is written. */
+enum step fpu_area_write(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, const void *from, unsigned bytes);
+
 /* #NM for x87, FXSAVE and MMX: EM or TS. STEP_NEXT if none. */
 static inline enum step fpu_check_nm(struct soft_vcpu *sv)
 {

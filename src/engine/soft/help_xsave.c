@@ -21,14 +21,6 @@ static enum step xsave_begin(struct soft_vcpu *sv, bool is_supervisor)
     return STEP_NEXT;
 }
 
-static enum step xsave_address(struct soft_vcpu *sv, const struct insn *in, unsigned bytes, bool is_write, gva_t *gva)
-{
-    enum step s = seg_linear(sv, in->mem.seg, insn_ea(sv, in), bytes, is_write, gva);
-    if (s == STEP_NEXT && (*gva & 63))
-        return step_fault_code(sv, VEC_GP, 0);
-    return s;
-}
-
 /* Outside 64-bit mode the upper eight (and of AVX-512 all further) registers are neither saved nor restored. */
 static unsigned xsave_component_bytes(const struct insn *in, unsigned component)
 {
@@ -47,10 +39,12 @@ static unsigned xsave_component_bytes(const struct insn *in, unsigned component)
     }
 }
 
-/* Offset of each extended component in an area: as on the host, or packed in order of XCOMP_BV. Returns the area's size. */
+/* Offset of each component in an area: as on the host, or the extended ones packed in order of XCOMP_BV. */
 static unsigned xsave_layout(uint64_t components, bool is_compacted, uint16_t offset[FPU_COMPONENTS])
 {
-    unsigned end = FPU_EXTENDED, total = FPU_EXTENDED;
+    unsigned end = FPU_EXTENDED;
+    offset[FPU_COMP_X87] = 0;
+    offset[FPU_COMP_SSE] = FPU_XMM;
     for (unsigned i = 2; i < FPU_COMPONENTS; i++) {
         const struct fpu_component *c = fpu_component(i);
         if (!(components >> i & 1))
@@ -59,10 +53,8 @@ static unsigned xsave_layout(uint64_t components, bool is_compacted, uint16_t of
             end = (end + 63) & ~63u;
         offset[i] = (uint16_t)(is_compacted ? end : c->offset);
         end = offset[i] + c->bytes;
-        if (end > total)
-            total = end;
     }
-    return total;
+    return end;
 }
 
 /* In the compacted forms SSE counts as in use if MXCSR differs from its initial value; the standard forms save MXCSR apart from XSTATE_BV. */
@@ -76,38 +68,50 @@ static uint64_t xsave_in_use(const struct soft_vcpu *sv, const struct insn *in, 
     return in_use;
 }
 
-static enum step xsave_put(struct soft_vcpu *sv, gva_t gva, unsigned offset, const void *from, unsigned bytes)
-{
-    return bytes ? linear_write(sv, gva + offset, from, bytes, ACCESS_WRITE) : STEP_NEXT;
-}
-
-static enum step xsave_put_x87(struct soft_vcpu *sv, const struct insn *in, gva_t gva)
+static enum step xsave_put_x87(struct soft_vcpu *sv, const struct fpu_area *a)
 {
     uint8_t head[FPU_MXCSR];
     light_copy(head, sv->v.cpu.xsave, sizeof(head));
-    if (!in->rex_w) {
+    if (!a->in->rex_w) {
         light_fill(&head[FPU_FIP + 4], 0, 4);
         light_fill(&head[FPU_FDP + 4], 0, 4);
     }
-    enum step s = xsave_put(sv, gva, 0, head, sizeof(head));
-    return s == STEP_NEXT ? xsave_put(sv, gva, FPU_ST, &sv->v.cpu.xsave[FPU_ST], FPU_XMM - FPU_ST) : s;
+    enum step s = fpu_area_write(sv, a, 0, head, sizeof(head));
+    return s == STEP_NEXT ? fpu_area_write(sv, a, FPU_ST, &sv->v.cpu.xsave[FPU_ST], FPU_XMM - FPU_ST) : s;
 }
 
 /* Writes the components of `which`, which are all probed, and MXCSR if asked. */
-static enum step xsave_put_components(struct soft_vcpu *sv, const struct insn *in, gva_t gva, uint64_t which, bool has_mxcsr, const uint16_t *offset)
+static enum step xsave_put_components(struct soft_vcpu *sv, const struct fpu_area *a, uint64_t which, bool has_mxcsr, const uint16_t *offset)
 {
     enum step s = STEP_NEXT;
     if (which & XCR0_X87)
-        s = xsave_put_x87(sv, in, gva);
+        s = xsave_put_x87(sv, a);
     if (s == STEP_NEXT && has_mxcsr) {
         uint32_t mxcsr[2] = { (uint32_t)fpu_get(sv, FPU_MXCSR, 4), fpu_mxcsr_mask(sv) };
-        s = xsave_put(sv, gva, FPU_MXCSR, mxcsr, sizeof(mxcsr));
+        s = fpu_area_write(sv, a, FPU_MXCSR, mxcsr, sizeof(mxcsr));
     }
     if (s == STEP_NEXT && (which & XCR0_SSE))
-        s = xsave_put(sv, gva, FPU_XMM, &sv->v.cpu.xsave[FPU_XMM], xsave_component_bytes(in, FPU_COMP_SSE));
+        s = fpu_area_write(sv, a, FPU_XMM, &sv->v.cpu.xsave[FPU_XMM], xsave_component_bytes(a->in, FPU_COMP_SSE));
     for (unsigned i = 2; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
         if (which >> i & 1)
-            s = xsave_put(sv, gva, offset[i], &sv->v.cpu.xsave[fpu_component(i)->offset], xsave_component_bytes(in, i));
+            s = fpu_area_write(sv, a, offset[i], &sv->v.cpu.xsave[fpu_component(i)->offset], xsave_component_bytes(a->in, i));
+    return s;
+}
+
+/*
+ * Everything is asked for before the first write, so that a fault leaves no trace: the header, and of the rest what is requested, no more (measured). Whole
+ * components, also where the mode or XSTATE_BV lets some of their bytes be.
+ */
+static enum step xsave_probe(struct soft_vcpu *sv, const struct fpu_area *a, uint64_t rfbm, const uint16_t *offset)
+{
+    enum step s = fpu_area_write(sv, a, FPU_XSTATE_BV, NULL, 16);
+    if (s == STEP_NEXT && (rfbm & XCR0_X87))
+        s = fpu_area_write(sv, a, 0, NULL, FPU_XMM);
+    if (s == STEP_NEXT && (rfbm & (XCR0_SSE | XCR0_AVX)))
+        s = fpu_area_write(sv, a, FPU_MXCSR, NULL, 8);
+    for (unsigned i = 1; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
+        if (rfbm >> i & 1)
+            s = fpu_area_write(sv, a, offset[i], NULL, fpu_component(i)->bytes);
     return s;
 }
 
@@ -126,28 +130,28 @@ static uint64_t xsave_mask(const struct soft_vcpu *sv)
     return misc_edx_eax(sv) & sv->v.cpu.xcr0;
 }
 
-/* XSAVE and XSAVEOPT: standard format; XSTATE_BV outside the request is kept. Everything is probed first, so that a fault leaves no trace. */
+/* XSAVE and XSAVEOPT: standard format; XSTATE_BV outside the request is kept. */
 static enum step xsave_standard(struct soft_vcpu *sv, const struct insn *in, bool omits_initial)
 {
     uint16_t offset[FPU_COMPONENTS];
     uint64_t rfbm = xsave_mask(sv), old_bv;
-    gva_t gva;
-    unsigned total = xsave_layout(rfbm, false, offset);
+    struct fpu_area a;
+    xsave_layout(rfbm, false, offset);
     enum step s = xsave_begin(sv, false);
     if (s == STEP_NEXT)
-        s = xsave_address(sv, in, total, true, &gva);
+        s = fpu_area_begin(sv, in, 64, &a);
     if (s == STEP_NEXT)
-        s = linear_probe_write(sv, gva, total, ACCESS_WRITE);
+        s = xsave_probe(sv, &a, rfbm, offset);
     if (s == STEP_NEXT)
-        s = linear_read(sv, gva + FPU_XSTATE_BV, &old_bv, 8, ACCESS_READ);
+        s = fpu_area_read(sv, &a, FPU_XSTATE_BV, &old_bv, 8);
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
     uint64_t in_use = xsave_in_use(sv, in, false), which = omits_initial ? rfbm & in_use : rfbm;
     uint64_t new_bv = (old_bv & ~rfbm) | (in_use & rfbm);
     xsave_materialise(sv, which);
-    s = xsave_put_components(sv, in, gva, which, rfbm & (XCR0_SSE | XCR0_AVX), offset);
-    return s == STEP_NEXT ? xsave_put(sv, gva, FPU_XSTATE_BV, &new_bv, 8) : s;
+    s = xsave_put_components(sv, &a, which, rfbm & (XCR0_SSE | XCR0_AVX), offset);
+    return s == STEP_NEXT ? fpu_area_write(sv, &a, FPU_XSTATE_BV, &new_bv, 8) : s;
 }
 
 enum step help_xsave(struct soft_vcpu *sv, const struct insn *in)
@@ -164,20 +168,20 @@ static enum step xsave_compacted(struct soft_vcpu *sv, const struct insn *in, bo
 {
     uint16_t offset[FPU_COMPONENTS];
     uint64_t rfbm = xsave_mask(sv);
-    gva_t gva;
-    unsigned total = xsave_layout(rfbm, true, offset);
+    struct fpu_area a;
+    xsave_layout(rfbm, true, offset);
     enum step s = xsave_begin(sv, is_supervisor);
     if (s == STEP_NEXT)
-        s = xsave_address(sv, in, total, true, &gva);
+        s = fpu_area_begin(sv, in, 64, &a);
     if (s == STEP_NEXT)
-        s = linear_probe_write(sv, gva, total, ACCESS_WRITE);
+        s = xsave_probe(sv, &a, rfbm, offset);
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
     uint64_t which = rfbm & xsave_in_use(sv, in, true), header[2] = { which, rfbm | XSAVE_COMPACTED };
     xsave_materialise(sv, which);
-    s = xsave_put_components(sv, in, gva, which, which & XCR0_SSE, offset);
-    return s == STEP_NEXT ? xsave_put(sv, gva, FPU_XSTATE_BV, header, sizeof(header)) : s;
+    s = xsave_put_components(sv, &a, which, which & XCR0_SSE, offset);
+    return s == STEP_NEXT ? fpu_area_write(sv, &a, FPU_XSTATE_BV, header, sizeof(header)) : s;
 }
 
 enum step help_xsavec(struct soft_vcpu *sv, const struct insn *in)
@@ -190,17 +194,13 @@ enum step help_xsaves(struct soft_vcpu *sv, const struct insn *in)
     return xsave_compacted(sv, in, true);
 }
 
-/* The header's rules, SDM vol. 1, "Standard Form of XRSTOR" and "Compacted Form of XRSTOR". */
+/* The header's rules without those for XSTATE_BV, SDM vol. 1, "Standard Form of XRSTOR" and "Compacted Form of XRSTOR". */
 static bool xrstor_header_is_valid(const struct soft_vcpu *sv, const uint64_t header[8], bool is_supervisor)
 {
-    uint64_t bv = header[0], comp = header[1], rest = header[2] | (comp & XSAVE_COMPACTED ? header[3] | header[4] | header[5] | header[6] | header[7] : 0);
-    if (rest)
-        return false;
-    if (!(comp & XSAVE_COMPACTED))
-        return !is_supervisor && !comp && !(bv & ~sv->v.cpu.xcr0);
-    if (!(misc_cpuid(&sv->v, 0xd, 1, 0) & 2))
-        return false;
-    return !(comp & ~(sv->v.cpu.xcr0 | XSAVE_COMPACTED)) && !(bv & ~comp);
+    uint64_t comp = header[1], rest = header[2] | (comp & XSAVE_COMPACTED ? header[3] | header[4] | header[5] | header[6] | header[7] : 0);
+    if (comp & XSAVE_COMPACTED)
+        return !rest && !(comp & ~(sv->v.cpu.xcr0 | XSAVE_COMPACTED)) && (misc_cpuid(&sv->v, 0xd, 1, 0) & 2);
+    return !rest && !comp && !is_supervisor;
 }
 
 /* What XRSTOR does to MXCSR: 0 nothing, 1 load, 2 initialise. The standard form loads it whenever SSE or AVX is asked for. */
@@ -246,41 +246,60 @@ static void xrstor_component(struct soft_vcpu *sv, const struct insn *in, unsign
 }
 
 /* Reads what will be loaded into `area`, and no more: a part that is not asked for need not be there. */
-static enum step xrstor_fetch(struct soft_vcpu *sv, gva_t gva, uint64_t which, bool has_mxcsr, const uint16_t *offset, uint8_t *area)
+static enum step xrstor_fetch(struct soft_vcpu *sv, const struct fpu_area *a, uint64_t which, bool has_mxcsr, const uint16_t *offset, uint8_t *area)
 {
     enum step s = STEP_NEXT;
     if (which & XCR0_X87)
-        s = linear_read(sv, gva, area, FPU_XMM, ACCESS_READ);
+        s = fpu_area_read(sv, a, 0, area, FPU_XMM);
     if (s == STEP_NEXT && has_mxcsr)
-        s = linear_read(sv, gva + FPU_MXCSR, area + FPU_MXCSR, 4, ACCESS_READ);
+        s = fpu_area_read(sv, a, FPU_MXCSR, area + FPU_MXCSR, 4);
     for (unsigned i = 1; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
         if (which >> i & 1)
-            s = linear_read(sv, gva + offset[i], area + offset[i], fpu_component(i)->bytes, ACCESS_READ);
+            s = fpu_area_read(sv, a, offset[i], area + offset[i], fpu_component(i)->bytes);
+    return s;
+}
+
+/* Looked at before the header is judged, but for its format, and even if nothing is loaded from there (measured): the area's end and, by what is requested, its
+ * beginning. */
+static enum step xrstor_touch(struct soft_vcpu *sv, const struct fpu_area *a, uint64_t rfbm, unsigned total)
+{
+    uint8_t byte;
+    enum step s = fpu_area_read(sv, a, total - 1, &byte, 1);
+    if (s == STEP_NEXT && (rfbm & XCR0_X87))
+        s = fpu_area_read(sv, a, 0, &byte, 1);
+    if (s == STEP_NEXT && (rfbm & (XCR0_SSE | XCR0_AVX)))
+        s = fpu_area_read(sv, a, FPU_MXCSR, &byte, 1);
     return s;
 }
 
 static enum step xrstor(struct soft_vcpu *sv, const struct insn *in, bool is_supervisor)
 {
     uint8_t area[XSAVE_AREA_BYTES];
-    uint16_t offset[FPU_COMPONENTS] = { 0, FPU_XMM };
+    uint16_t offset[FPU_COMPONENTS];
     uint64_t header[8], rfbm = xsave_mask(sv);
     uint32_t mxcsr;
-    gva_t gva;
+    struct fpu_area a;
     enum step s = xsave_begin(sv, is_supervisor);
     if (s == STEP_NEXT)
-        s = xsave_address(sv, in, FPU_EXTENDED, false, &gva);
+        s = fpu_area_begin(sv, in, 64, &a);
     if (s == STEP_NEXT)
-        s = linear_read(sv, gva + FPU_XSTATE_BV, header, sizeof(header), ACCESS_READ);
+        s = fpu_area_read(sv, &a, FPU_XCOMP_BV, &header[1], sizeof(header) - 8);
     if (s != STEP_NEXT)
         return s;
-    if (!xrstor_header_is_valid(sv, header, is_supervisor))
+    bool is_compacted = header[1] & XSAVE_COMPACTED, is_valid = xrstor_header_is_valid(sv, header, is_supervisor);
+    if (is_compacted && !is_valid)
         return step_fault_code(sv, VEC_GP, 0);
-    bool is_compacted = header[1] & XSAVE_COMPACTED;
-    enum mxcsr_action action = xrstor_mxcsr_action(rfbm, header[0], is_compacted);
-    unsigned total = xsave_layout(is_compacted ? header[1] : rfbm, is_compacted, offset);
-    s = xsave_address(sv, in, total, false, &gva);
+    s = xrstor_touch(sv, &a, rfbm, xsave_layout(is_compacted ? header[1] : rfbm, is_compacted, offset));
+    if (s == STEP_NEXT && !is_valid)
+        s = step_fault_code(sv, VEC_GP, 0);
     if (s == STEP_NEXT)
-        s = xrstor_fetch(sv, gva, rfbm & header[0], action == MXCSR_LOAD, offset, area);
+        s = fpu_area_read(sv, &a, FPU_XSTATE_BV, &header[0], 8);
+    if (s == STEP_NEXT && (header[0] & ~(is_compacted ? header[1] : sv->v.cpu.xcr0)))
+        s = step_fault_code(sv, VEC_GP, 0);
+    if (s != STEP_NEXT)
+        return s;
+    enum mxcsr_action action = xrstor_mxcsr_action(rfbm, header[0], is_compacted);
+    s = xrstor_fetch(sv, &a, rfbm & header[0], action == MXCSR_LOAD, offset, area);
     if (s != STEP_NEXT)
         return s;
     light_copy(&mxcsr, &area[FPU_MXCSR], 4);
