@@ -186,12 +186,13 @@ static enum step lods_element(struct soft_vcpu *sv, const struct string_op *op)
     return st;
 }
 
+/* The second operand is the one that faults if both would (measured). */
 static enum step cmps_element(struct soft_vcpu *sv, const struct string_op *op)
 {
     uint64_t a, b;
-    enum step st = source_read(sv, op, &a);
+    enum step st = dest_read(sv, op, &b);
     if (st == STEP_NEXT)
-        st = dest_read(sv, op, &b);
+        st = source_read(sv, op, &a);
     if (st == STEP_NEXT)
         flags_of_sub(sv, a, b, op->bytes);
     return st;

@@ -157,7 +157,11 @@ static enum step vec_maskmov_store(struct soft_vcpu *sv, const struct insn *in, 
     struct vec_run r = { .seg = misc_data_seg(in), .elem_bytes = 1, .n = bytes, .addr_bytes = in->addr_bytes };
     r.ea = misc_truncate(sv->v.cpu.gpr[GPR_RDI], in->addr_bytes);
     r.mask = vec_sign_mask(mask, 1, bytes);
-    return vec_store_masked(sv, &r, data);
+    gva_t gva; /* what the mask leaves out must be there too (measured; SDM vol. 2 leaves it to the processor) */
+    enum step s = seg_linear(sv, r.seg, r.ea, bytes, true, &gva);
+    if (s == STEP_NEXT)
+        s = linear_probe_write(sv, gva, bytes, ACCESS_WRITE);
+    return s == STEP_NEXT ? vec_store_masked(sv, &r, data) : s;
 }
 
 /* MMX instructions address physical registers, the image is in stack order; they also set TOP to 0 and mark every register valid. */
