@@ -88,6 +88,16 @@ static void aim_vsib(struct rng *r, const struct insn *in, struct machine_state 
         set_reg(r, st, in->mem.base, DATA_AT + 1024 + rng_below(r, 2048) - (uint64_t)in->mem.disp - segment_base(st, in->mem.seg), in->addr_bytes);
 }
 
+/* A save area across the end of a 32-bit offset in 64-bit mode goes on 4 GiB lower: in the kernel's half, as the segment's base has to be. */
+static void aim_wrap(struct rng *r, uint64_t target, unsigned bytes, const struct insn *in, struct machine_state *st)
+{
+    bool is_near = target >= DATA_AT && target < ARENA_END;
+    if (diff_mode_bits != 64 || in->addr_bytes != 4 || in->mem.seg < SEG_FS || bytes <= 64 || !is_near || !rng_percent(r, 30))
+        return;
+    uint64_t *base = in->mem.seg == SEG_FS ? &st->fs_base : &st->gs_base;
+    *base = target + 64 * (1 + rng_below(r, bytes / 64 + 1)) - (1ull << 32);
+}
+
 static void aim_explicit(struct rng *r, struct instance *i, const struct insn *in, struct machine_state *st)
 {
     const struct insn_mem *m = &in->mem;
@@ -99,6 +109,7 @@ static void aim_explicit(struct rng *r, struct instance *i, const struct insn *i
     i->target = i->fixed ? i->fixed + (m->seg >= SEG_FS ? segment_base(st, m->seg) - DATA_AT : 0) : target_pick(r, bytes);
     if (i->fixed)
         return;
+    aim_wrap(r, i->target, bytes, in, st);
     uint64_t want = i->target - (uint64_t)m->disp - segment_base(st, m->seg);
     if (m->base == GPR_NONE) {
         set_reg(r, st, m->index, want / m->scale, in->addr_bytes);

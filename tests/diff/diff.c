@@ -168,14 +168,6 @@ static uint64_t dead_flags(const struct instance *i, const struct insn **at)
     return 0;
 }
 
-static const struct insn *insn_at(const struct instance *i, uint64_t rip)
-{
-    for (unsigned k = 0; k < i->n; k++)
-        if (rip == i->at + i->offset[k])
-            return &i->insn[k];
-    return &i->insn[i->n - 1];
-}
-
 static bool run_both(const struct instance *i, bool is_stepping, char *text)
 {
     input.rip = i->at;
@@ -185,7 +177,7 @@ static bool run_both(const struct instance *i, bool is_stepping, char *text)
     blank_x87_pointers(i, guest_data());
     const struct insn *at;
     uint64_t dead = dead_flags(i, &at);
-    if (compare_is_excused(&native, &guest, at, insn_at(i, guest.rip)))
+    if (compare_is_excused(&native, &guest, at))
         return false;
     return compare_states(&native, &guest, dead, at, text) || (compare_wants_memory(&native, at) && compare_memory(native_data(), guest_data(), text));
 }

@@ -11,8 +11,6 @@
 #include "x86/insn.h"
 
 /* ---- where things are ---- */
-#define NATIVE_AT 0x2ab35000ull /* the native side's own state, which the guest does not have */
-#define NATIVE_BYTES 0x8000ull
 #define CODE_AT 0x40000000ull
 #define CODE_PAGES 4u
 #define DATA_AT 0x40100000ull

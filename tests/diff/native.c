@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The bare CPU's side: loads a whole user-mode state, jumps to the code, and takes the state back at the code's tail or from the signal that ended it. One
- * thread. While foreign state is loaded nothing is known but absolute addresses, so the switch works on a block at a fixed low address.
+ * thread. While foreign state is loaded nothing is known but where the code is, so the switch works on a block that it finds from there: in the program, which
+ * is linked to lie where no operand of a case gets by chance (cases are about the lower 8 GiB, the kernel's half and what is not canonical).
  */
 #include "diff.h"
 
@@ -17,13 +18,9 @@
 #include "base/host.h"
 #include "base/memfd.h"
 
-#define SWITCH_AT 0x2ab35000 /* NATIVE_AT, as the assembler reads it: an address that random operands do not make */
-_Static_assert(SWITCH_AT == NATIVE_AT, "one place");
 #define USER_CS 0x33 /* Linux's selectors */
 #define USER32_CS 0x23
 #define USER_DS 0x2b
-#define STRING(x) STRING_(x)
-#define STRING_(x) #x
 
 /* The offsets are known to the assembly below. */
 struct switch_block {
@@ -33,7 +30,7 @@ struct switch_block {
     uint64_t host_rsp, host_fs, host_gs; /* 0xa0 0xa8 0xb0 */
     uint32_t mask_low, mask_high;        /* 0xb8 0xbc */
     uint64_t is_active;                  /* 0xc0 */
-    uint64_t end;                        /* 0xc8: native_switch_end */
+    uint64_t unused;                     /* 0xc8 */
     uint32_t mxcsr, fcw;                 /* 0xd0 0xd4: the host's */
     uint64_t vector, error, cr2;         /* 0xd8 vector + 1, 0 none; 0xe0; 0xe8 */
     uint32_t entry;                      /* 0xf0: where the code is, and in which segment */
@@ -46,65 +43,51 @@ _Static_assert(offsetof(struct switch_block, in) == 0x100 && offsetof(struct swi
 void native_switch(void);
 void native_switch_end(void);
 void native_switch_return(void);
+extern struct switch_block native_block; /* by this name in the assembly */
+struct switch_block native_block __attribute__((visibility("hidden")));
+static struct switch_block *const block = &native_block;
 
-#define AT(offset) STRING(SWITCH_AT) " + " #offset
+/* clang-format off */
+#define AT(offset) "native_block + " #offset "(%rip)"
 __asm__(".text\n"
         "native_switch:\n"
         "push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
         "mov %rsp, " AT(0xa0) "\n"
-                              "rdfsbase %rax; mov %rax, " AT(
-                                  0xa8) "\n"
-                                        "rdgsbase %rax; mov %rax, " AT(
-                                            0xb0) "\n"
-                                                  "stmxcsr " AT(0xd0) "; fnstcw " AT(
-                                                      0xd4) "\n"
-                                                            "mov " AT(0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
-                                                                                                    "xrstor64 " AT(0x100) "\n"
-                                                                                                                          "movq $1, " AT(
-                                                                                                                              0xc0) "\n"
-                                                                                                                                    "mov " AT(
-                                                                                                                                        0x90) ", %rax; "
-                                                                                                                                              "wrfsbase %rax\n"
-                                                                                                                                              "mov " AT(0x98) ", %rax; wrgsbase %rax\n"
-                                                                                                                                                              "pushq " AT(0x88) "; popfq\n"
-                                                                                                                                                                                "mov " AT(0x00) ", %rax; mov " AT(0x08) ", %rcx; mov " AT(0x10) ", %rdx; mov " AT(0x18) ", %rbx\n"
-                                                                                                                                                                                                                                                                        "mov " AT(0x20) ", %rsp; mov " AT(0x28) ", %rbp; mov " AT(0x30) ", %rsi; mov " AT(0x38) ", %rdi\n"
-                                                                                                                                                                                                                                                                                                                                                                "mov " AT(0x40) ", %r8; mov " AT(0x48) ", %r9; mov " AT(0x50) ", %r10; mov " AT(0x58) ", %r11\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                      "mov " AT(0x60) ", %r12; mov " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                          0x68) ", %r13; mov " AT(0x70) ", %r14; mov " AT(0x78) ", %r15\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                "ljmp *" AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                    0xf0) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "native_switch_end:\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "mov %rax, " AT(0x00) "; mov %rcx, " AT(0x08) "; mov %rdx, " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              0x10) "; mov %rbx, " AT(0x18) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                            "mov %rsp, " AT(0x20) "; mov %rbp, " AT(0x28) "; mov %rsi, " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                0x30) "; mov %rdi, " AT(0x38) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                              "mov %r8, " AT(0x40) "; mov %r9, " AT(0x48) "; mov %r10, " AT(0x50) "; mov %r11, " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                  0x58) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                        "mov %r12, " AT(0x60) "; mov %r13, " AT(0x68) "; mov %r14, " AT(0x70) "; mov %r15, " AT(0x78) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                      "mov " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          0xa0) ", %rsp\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                "pushfq; popq " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                    0x88) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "pushq $2; popfq\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "rdfsbase %rax; mov %rax, " AT(0x90) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                               "rdgsbase %rax; mov %rax, " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                   0x98) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                         "mov " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                             0xa8) ", %rax; wrfsbase %rax\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                   "mov " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                       0xb0) ", %rax; wrgsbase %rax\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                             "mov " AT(
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                 0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                               "xsave64 " AT(0x1100) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                     "movq $0, " AT(0xc0) "\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "native_switch_return:\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "fninit; fldcw " AT(0xd4) "; ldmxcsr " AT(0xd0) "; vzeroupper\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                                          "ret\n");
+        "rdfsbase %rax; mov %rax, " AT(0xa8) "\n"
+        "rdgsbase %rax; mov %rax, " AT(0xb0) "\n"
+        "stmxcsr " AT(0xd0) "; fnstcw " AT(0xd4) "\n"
+        "mov " AT(0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
+        "xrstor64 " AT(0x100) "\n"
+        "movq $1, " AT(0xc0) "\n"
+        "mov " AT(0x90) ", %rax; wrfsbase %rax\n"
+        "mov " AT(0x98) ", %rax; wrgsbase %rax\n"
+        "pushq " AT(0x88) "; popfq\n"
+        "mov " AT(0x00) ", %rax; mov " AT(0x08) ", %rcx; mov " AT(0x10) ", %rdx; mov " AT(0x18) ", %rbx\n"
+        "mov " AT(0x20) ", %rsp; mov " AT(0x28) ", %rbp; mov " AT(0x30) ", %rsi; mov " AT(0x38) ", %rdi\n"
+        "mov " AT(0x40) ", %r8; mov " AT(0x48) ", %r9; mov " AT(0x50) ", %r10; mov " AT(0x58) ", %r11\n"
+        "mov " AT(0x60) ", %r12; mov " AT(0x68) ", %r13; mov " AT(0x70) ", %r14; mov " AT(0x78) ", %r15\n"
+        "ljmp *" AT(0xf0) "\n"
+        "native_switch_end:\n"
+        "mov %rax, " AT(0x00) "; mov %rcx, " AT(0x08) "; mov %rdx, " AT(0x10) "; mov %rbx, " AT(0x18) "\n"
+        "mov %rsp, " AT(0x20) "; mov %rbp, " AT(0x28) "; mov %rsi, " AT(0x30) "; mov %rdi, " AT(0x38) "\n"
+        "mov %r8, " AT(0x40) "; mov %r9, " AT(0x48) "; mov %r10, " AT(0x50) "; mov %r11, " AT(0x58) "\n"
+        "mov %r12, " AT(0x60) "; mov %r13, " AT(0x68) "; mov %r14, " AT(0x70) "; mov %r15, " AT(0x78) "\n"
+        "mov " AT(0xa0) ", %rsp\n"
+        "pushfq; popq " AT(0x88) "\n"
+        "pushq $2; popfq\n"
+        "rdfsbase %rax; mov %rax, " AT(0x90) "\n"
+        "rdgsbase %rax; mov %rax, " AT(0x98) "\n"
+        "mov " AT(0xa8) ", %rax; wrfsbase %rax\n"
+        "mov " AT(0xb0) ", %rax; wrgsbase %rax\n"
+        "mov " AT(0xb8) ", %eax; mov " AT(0xbc) ", %edx\n"
+        "xsave64 " AT(0x1100) "\n"
+        "movq $0, " AT(0xc0) "\n"
+        "native_switch_return:\n"
+        "fninit; fldcw " AT(0xd4) "; ldmxcsr " AT(0xd0) "; vzeroupper\n"
+        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+        "ret\n");
+/* clang-format on */
 
-static struct switch_block *const block = (struct switch_block *)SWITCH_AT;
-_Static_assert(sizeof(struct switch_block) <= NATIVE_BYTES, "compare.c knows the size");
 static uint8_t *code_alias;
 
 /*
@@ -198,12 +181,12 @@ static int map_code(void)
     return code_alias == MAP_FAILED || p != (void *)CODE_AT ? -ENOMEM : 0;
 }
 
-/* jmp *[SWITCH_AT + 0xc8], which takes 64-bit mode */
+/* jmp *[rip], which takes 64-bit mode, and where to */
 static void put_return(uint8_t *p)
 {
-    const uint32_t at = SWITCH_AT + (uint32_t)offsetof(struct switch_block, end);
-    memcpy(p, "\xff\x24\x25", 3);
-    memcpy(p + 3, &at, sizeof at);
+    const uint64_t to = (uint64_t)(uintptr_t)native_switch_end;
+    memcpy(p, "\xff\x25\0\0\0", 6);
+    memcpy(p + 6, &to, sizeof to);
 }
 
 int native_init(void)
@@ -211,9 +194,7 @@ int native_init(void)
     const struct host_facts *h = host_facts();
     if (!h->has_fsgsbase || !h->has_xsave || !(h->xcr0 & XCR0_AVX))
         return -ENOSYS;
-    int r = map_at(SWITCH_AT, sizeof *block, PROT_READ | PROT_WRITE);
-    if (!r)
-        r = map_at(DATA_AT, DATA_BYTES, PROT_READ | PROT_WRITE);
+    int r = map_at(DATA_AT, DATA_BYTES, PROT_READ | PROT_WRITE);
     if (!r)
         r = map_at(READONLY_AT, PAGE_BYTES, PROT_READ);
     if (!r)
@@ -222,7 +203,6 @@ int native_init(void)
         return r;
     block->mask_low = (uint32_t)h->xcr0;
     block->mask_high = (uint32_t)(h->xcr0 >> 32);
-    block->end = (uint64_t)(uintptr_t)native_switch_end;
     put_return(code_alias);
     /* 64-bit code does not look at them, 32-bit code needs them. */
     if (diff_mode_bits == 32)
