@@ -140,7 +140,7 @@ static bool ioctl_unseen(int fd, unsigned long request, void *arg, int *r)
     struct stat st;
     if (inproc_ioctl(fd, request, arg, r)) /* came over a socket, say */
         return true;
-    if (preload_raw(SYS_fstat, fd, (long)&st, 0, 0, 0, 0))
+    if (preload_stat_fd(fd, &st))
         return false;
     enum preload_kind kind = preload_stat_is_node(&st) ? PRELOAD_DEVICE : S_ISREG(st.st_mode) ? kind_by_name(fd) : PRELOAD_OTHER;
     if (kind == PRELOAD_DEVICE)

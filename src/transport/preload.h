@@ -23,6 +23,8 @@ bool preload_is_node(int dir, const char *path, int flags);
 bool preload_is_node_refused(int dir, const char *path, int flags);
 /* True if it is of a device node with KVM's number, the host's. */
 bool preload_stat_is_node(const struct stat *st);
+/* As the kernel has it: 0 or -Exxx. */
+int preload_stat_fd(int fd, struct stat *out);
 
 /* True if fd may stand for something of ours; false on a thread that is inside a call of ours. */
 bool preload_is_ours(int fd);

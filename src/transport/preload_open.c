@@ -140,11 +140,11 @@ FOPEN(fopen64)
 /* The C library closes the number by itself: until then another file stands there, so that what is ours is closed here. */
 int fclose(FILE *stream)
 {
-    int fd = fileno(stream), saved_errno = errno, null;
+    int saved_errno = errno, fd = fileno(stream), null;
     if (preload_is_ours(fd) && (null = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0) {
         dup3(null, fd, O_CLOEXEC);
         close(null);
-        errno = saved_errno;
     }
+    errno = saved_errno;
     return NEXT(fclose)(stream);
 }

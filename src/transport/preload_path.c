@@ -36,6 +36,12 @@ bool preload_stat_is_node(const struct stat *st)
     return S_ISCHR(st->st_mode) && st->st_rdev == makedev(PRELOAD_NODE_MAJOR, PRELOAD_NODE_MINOR);
 }
 
+/* By the call that the C library makes: a client's seccomp filter may know no other. */
+int preload_stat_fd(int fd, struct stat *out)
+{
+    return (int)preload_raw(SYS_newfstatat, fd, (long)"", (long)out, AT_EMPTY_PATH, 0, 0);
+}
+
 /* Opens what stands before the last slash, relative to dir, as a place to look from. -1 if it cannot be; *base is what stands behind. */
 static int open_parent(int dir, const char *path, const char **base)
 {
@@ -56,8 +62,8 @@ static int open_parent(int dir, const char *path, const char **base)
 static bool is_node_folder(int fd)
 {
     struct stat there, dev;
-    return !preload_raw(SYS_fstat, fd, (long)&there, 0, 0, 0, 0) && !preload_raw(SYS_stat, (long)NODE_FOLDER, (long)&dev, 0, 0, 0, 0) &&
-           there.st_dev == dev.st_dev && there.st_ino == dev.st_ino;
+    return !preload_stat_fd(fd, &there) && !preload_raw(SYS_newfstatat, AT_FDCWD, (long)NODE_FOLDER, (long)&dev, 0, 0, 0) && there.st_dev == dev.st_dev &&
+           there.st_ino == dev.st_ino;
 }
 
 /* True if path, relative to dir, leads to the node. */
