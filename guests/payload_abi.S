@@ -44,6 +44,19 @@ BEGIN(pages)
     hlt
 END(pages)
 
+/* Writes to as many pages as 0x2002 says, from the segment at 0x2000 on, over and over until the byte at 0x2004 is not 0. */
+BEGIN(churn)
+1:  mov 0x2000, %ax
+    mov 0x2002, %cx
+2:  mov %ax, %es
+    incl %es:0x10
+    add $0x100, %ax
+    loop 2b
+    cmpb $0, 0x2004
+    je 1b
+    hlt
+END(churn)
+
 /*
  * Waits at OUT 0x10. Its #MC handler copies MCG_STATUS and the four registers of bank 2 to 0x2000, clears both status registers, and leaves by HLT.
  */

@@ -113,6 +113,14 @@ void vcpu_free(struct vcpu *v)
     free(v);
 }
 
+void vcpu_queue_exception(struct vcpu *v, uint8_t vector)
+{
+    v->ev.exception.pending = true;
+    v->ev.exception.vector = vector;
+    v->ev.exception.has_code = v->ev.exception.has_payload = v->ev.exception.injected = false;
+    vcpu_request(v, VREQ_EVENT);
+}
+
 static void reset_segments(struct cpu_state *c)
 {
     const struct segment data = { .limit = 0xffff, .type = 3, .present = 1, .s = 1 };

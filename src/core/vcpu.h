@@ -70,6 +70,7 @@ struct cpu_state {
 struct vcpu_events {
     struct {
         bool pending, has_code, has_payload;
+        bool injected; /* while pending: its delivery had begun when the client saved it */
         uint8_t vector;
         uint32_t code;
         uint64_t payload;
@@ -240,6 +241,9 @@ void vcpu_reset(struct vcpu *v, bool is_init);
 uint64_t vcpu_cr4_allowed(const struct vcpu *v);
 /* The start-up IPI: real mode at vector * 4096. mp_state is the caller's. */
 void vcpu_start_at(struct vcpu *v, uint8_t vector);
+
+/* The vCPU's lock is held: an exception without error code, delivered when it runs next. */
+void vcpu_queue_exception(struct vcpu *v, uint8_t vector);
 
 /* Any thread: makes the vCPU leave translated code or wake from HLT soon. */
 void vcpu_kick(struct vcpu *v);

@@ -8,6 +8,8 @@ static const struct conform_difference differences[] = {
     { "host", "get_cpuid2_count", "the kernel does not write the count back" },
     { "host", "log_bad_pointer", "the kernel forgets the pages that it could not tell of" },
     { "pvm", "ring_reports_once", "its emulator of real mode reports a page at every write" },
+    { "pvm", "ring_loses_nothing", "its emulator of real mode reports a page at every write" },
+    { "pvm", "tsc_offset", "it has no TSC offset" },
     { "pvm", "ring_full", "its emulator of real mode goes on when the ring is full" },
     { "pvm", "debug_watchpoints", "its emulator of real mode has none" },
     { "pvm", "debug_injects_bp", "it breaks on INT3" },

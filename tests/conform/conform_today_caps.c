@@ -19,6 +19,16 @@ static void enable(struct machine *m, const struct peer *p, uint32_t cap, uint64
     CALL(m->vm, KVM_ENABLE_CAP, &e);
 }
 
+static uint64_t msr(struct machine *m, const struct peer *p, uint32_t index)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry e;
+    } one = { { .nmsrs = 1 }, { .index = index } };
+    CHECK_EQ(CALL(m->vcpu, KVM_GET_MSRS, &one), 1);
+    return one.e.data;
+}
+
 static void triple_fault_event(const struct peer *p)
 {
     struct machine m;
@@ -47,6 +57,127 @@ static void triple_fault_event(const struct peer *p)
     RUN_TO(KVM_EXIT_SHUTDOWN);
     CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &e);
     CHECK_EQ(e.triple_fault.pending, 0);
+}
+
+/* What exceptions bring along, where the client may say it: CR2 and DR6 change when they are delivered, not before. */
+static void exception_payload(const struct peer *p)
+{
+    struct machine m;
+    static const uint8_t idle[] = { 0x90, 0xf4 };
+    struct kvm_vcpu_events e = { .flags = KVM_VCPUEVENT_VALID_PAYLOAD, .exception = { .pending = 1, .nr = 14 } }, back;
+    struct kvm_debugregs d;
+    struct kvm_sregs s;
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_EXCEPTION_PAYLOAD);
+    CHECK_ERRNO(m.vcpu, KVM_SET_VCPU_EVENTS, &e, EINVAL);
+    enable(&m, p, KVM_CAP_EXCEPTION_PAYLOAD, 1);
+    e.exception.nr = 2;
+    CHECK_ERRNO(m.vcpu, KVM_SET_VCPU_EVENTS, &e, EINVAL);
+    e.exception.nr = 32;
+    CHECK_ERRNO(m.vcpu, KVM_SET_VCPU_EVENTS, &e, EINVAL);
+    e.exception.nr = 14;
+    e.exception_has_payload = 1;
+    e.exception_payload = 0x123456;
+    machine_load(&m, p, idle, sizeof idle);
+    memcpy(m.ram + 14 * 4, "\1\x10\0\0", 4); /* handlers of #PF and #DB: the HLT */
+    memcpy(m.ram + 1 * 4, "\1\x10\0\0", 4);
+    e.exception.injected = 1; /* pending goes before */
+    CALL(m.vcpu, KVM_SET_VCPU_EVENTS, &e);
+    e.exception.injected = 0;
+    CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &back);
+    CHECK_EQ(back.flags & KVM_VCPUEVENT_VALID_PAYLOAD, KVM_VCPUEVENT_VALID_PAYLOAD);
+    CHECK_BYTES(&back.exception, &e.exception, sizeof e.exception);
+    CHECK_EQ(back.exception_has_payload, 1);
+    CHECK_EQ(back.exception_payload, 0x123456);
+    CALL(m.vcpu, KVM_GET_SREGS, &s);
+    CHECK_EQ(s.cr2, 0);
+    RUN_TO(KVM_EXIT_HLT);
+    CALL(m.vcpu, KVM_GET_SREGS, &s);
+    CHECK_EQ(s.cr2, 0x123456);
+
+    machine_load(&m, p, idle, sizeof idle);
+    e.exception.nr = 1;
+    e.exception_payload = 0x4001;
+    CALL(m.vcpu, KVM_SET_VCPU_EVENTS, &e);
+    CALL(m.vcpu, KVM_GET_DEBUGREGS, &d);
+    CHECK_EQ(d.dr6, 0xffff0ff0);
+    RUN_TO(KVM_EXIT_HLT);
+    CALL(m.vcpu, KVM_GET_DEBUGREGS, &d);
+    CHECK_EQ(d.dr6, 0xffff4ff1);
+}
+
+/* Without a payload the client has set the registers itself. */
+static void exception_without_payload(const struct peer *p)
+{
+    struct machine m;
+    static const uint8_t idle[] = { 0x90, 0xf4 };
+    struct kvm_vcpu_events e, back;
+    struct kvm_debugregs d;
+    for (unsigned has_cap = 0; has_cap < 2; has_cap++) {
+        machine_create(&m, p, 0);
+        NEED(KVM_CAP_EXCEPTION_PAYLOAD);
+        enable(&m, p, KVM_CAP_EXCEPTION_PAYLOAD, has_cap);
+        machine_load(&m, p, idle, sizeof idle);
+        memcpy(m.ram + 1 * 4, "\1\x10\0\0", 4);
+        CALL(m.vcpu, KVM_GET_DEBUGREGS, &d);
+        d.dr6 = 0xffff0ff2;
+        CALL(m.vcpu, KVM_SET_DEBUGREGS, &d);
+        CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &e);
+        e.exception.injected = 1;
+        e.exception.nr = 1;
+        CALL(m.vcpu, KVM_SET_VCPU_EVENTS, &e);
+        CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &back);
+        CHECK_EQ(back.exception.injected, 1);
+        CHECK_EQ(back.exception.pending, 0);
+        CHECK_EQ(back.exception.nr, 1);
+        struct kvm_regs r = machine_regs(&m, p);
+        CALL(m.vcpu, KVM_SET_REGS, &r); /* drops only what is queued */
+        RUN_TO(KVM_EXIT_HLT);
+        CHECK_EQ(machine_regs(&m, p).rsp, 0x7000 - 6);
+        CALL(m.vcpu, KVM_GET_DEBUGREGS, &d);
+        CHECK_EQ(d.dr6, 0xffff0ff2);
+        CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &back);
+        CHECK_EQ(back.exception.injected | back.exception.pending, 0);
+        struct kvm_guest_debug g = { .control = KVM_GUESTDBG_INJECT_DB };
+        CALL(m.vcpu, KVM_SET_GUEST_DEBUG, &g);
+        CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &back);
+        CHECK_EQ(back.exception.injected, !has_cap);
+        CHECK_EQ(back.exception.pending, 1);
+        CHECK_EQ(back.exception.nr, 1);
+        CALL(m.vcpu, KVM_SET_REGS, &r);
+        CALL(m.vcpu, KVM_GET_VCPU_EVENTS, &back);
+        CHECK_EQ(back.exception.injected | back.exception.pending, 0);
+    }
+}
+
+static void tsc_offset(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    uint64_t offset, back;
+    struct kvm_device_attr a = { .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset };
+    NEED(KVM_CAP_VCPU_ATTRIBUTES);
+    CHECK_ERRNO(m.vcpu, KVM_HAS_DEVICE_ATTR, &a, 0);
+    CHECK_ERRNO(m.vcpu, KVM_GET_DEVICE_ATTR, &a, 0);
+    offset += 1ull << 40;
+    uint64_t before = msr(&m, p, 0x10);
+    CHECK_ERRNO(m.vcpu, KVM_SET_DEVICE_ATTR, &a, 0);
+    uint64_t after = msr(&m, p, 0x10);
+    CHECK(after - before >= 1ull << 40 && after - before < 1ull << 41);
+    a.addr = (uintptr_t)&back;
+    CHECK_ERRNO(m.vcpu, KVM_GET_DEVICE_ATTR, &a, 0);
+    CHECK_EQ(back, offset);
+    a.addr = 8;
+    CHECK_ERRNO(m.vcpu, KVM_GET_DEVICE_ATTR, &a, EFAULT);
+    CHECK_ERRNO(m.vcpu, KVM_SET_DEVICE_ATTR, &a, EFAULT);
+    CHECK_ERRNO(m.vcpu, KVM_SET_DEVICE_ATTR, 8, EFAULT);
+    a.attr = 77;
+    CHECK_ERRNO(m.vcpu, KVM_HAS_DEVICE_ATTR, &a, ENXIO);
+    CHECK_ERRNO(m.vcpu, KVM_GET_DEVICE_ATTR, &a, ENXIO);
+    CHECK_ERRNO(m.vcpu, KVM_SET_DEVICE_ATTR, &a, ENXIO);
+    a.attr = KVM_VCPU_TSC_OFFSET;
+    a.group = 77;
+    CHECK_ERRNO(m.vcpu, KVM_HAS_DEVICE_ATTR, &a, ENXIO);
 }
 
 static void platform_info(const struct peer *p)
@@ -155,16 +286,6 @@ static void mce_machine(struct machine *m, const struct peer *p, bool is_enabled
     machine_run(m, p, KVM_EXIT_IO, __FILE__, __LINE__);
 }
 
-static uint64_t msr(struct machine *m, const struct peer *p, uint32_t index)
-{
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry e;
-    } one = { { .nmsrs = 1 }, { .index = index } };
-    CHECK_EQ(CALL(m->vcpu, KVM_GET_MSRS, &one), 1);
-    return one.e.data;
-}
-
 static void mce_reaches_guest(const struct peer *p)
 {
     struct machine m;
@@ -268,6 +389,9 @@ static void not_offered(const struct peer *p)
 
 const struct conform_case cases_today_caps[] = {
     { "triple_fault_event", triple_fault_event },
+    { "exception_payload", exception_payload },
+    { "exception_without_payload", exception_without_payload },
+    { "tsc_offset", tsc_offset },
     { "platform_info", platform_info },
     { "max_vcpu_id", max_vcpu_id },
     { "memory_region2", memory_region2 },

@@ -4,9 +4,12 @@
  */
 #include "tests/conform/machine_today.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 
+PAYLOAD(churn);
 PAYLOAD(pages);
 
 #define SLOT 1u
@@ -290,6 +293,140 @@ static void ring_full(const struct peer *p)
     CHECK_EQ(take(ring, &at, 0), 100);
 }
 
+/* ---- while vCPUs write ----------------------------------------------------------------------------------------------------------------------- */
+
+#define CHURN_FROM 0x20u /* pages */
+#define CHURN_PAGES 96u
+#define CHURN_ROUNDS 50u
+#define CHURN_CPUS 2u
+
+struct runner {
+    struct machine m;
+    const struct peer *p;
+    pthread_t thread;
+};
+
+static void *runner_body(void *arg)
+{
+    struct runner *r = arg;
+    for (;;) {
+        if (r->p->port->ioctl(r->m.vcpu, KVM_RUN, 0) < 0)
+            return "KVM_RUN failed";
+        if (r->m.run->exit_reason == KVM_EXIT_HLT)
+            return NULL;
+        if (r->m.run->exit_reason != KVM_EXIT_DIRTY_RING_FULL)
+            return "an exit of another kind";
+        sched_yield();
+    }
+}
+
+static void churn_start(struct runner *r, const struct peer *p)
+{
+    machine_load(&r->m, p, payload_churn, PAYLOAD_BYTES(churn));
+    const uint16_t args[] = { CHURN_FROM << 8, CHURN_PAGES, 0 };
+    memcpy(r->m.ram + DATA_AT, args, sizeof args);
+    r->p = p;
+    REQUIRE(!pthread_create(&r->thread, NULL, runner_body, r));
+}
+
+static void churn_join(struct runner *r)
+{
+    void *what;
+    pthread_join(r->thread, &what);
+    if (what)
+        conform_fail(__FILE__, __LINE__, "%s, exit %u", (const char *)what, r->m.run->exit_reason);
+}
+
+/* As migration does: a page that was reported is copied after that. When nobody writes any more, the copies are the memory. */
+static void check_copies(const struct machine *m, const uint8_t *copy)
+{
+    for (unsigned i = CHURN_FROM; i < CHURN_FROM + CHURN_PAGES; i++)
+        if (memcmp(m->ram + i * 4096, copy + i * 4096, 4096))
+            conform_fail(__FILE__, __LINE__, "page %#x was written and not reported", i);
+}
+
+static unsigned harvest_rings(const struct machine *m, const struct peer *p, volatile struct kvm_dirty_gfn *const ring[], unsigned at[], uint8_t *copy)
+{
+    unsigned n = 0, page[CHURN_CPUS * RING_ENTRIES];
+    for (unsigned i = 0; i < CHURN_CPUS; i++)
+        for (volatile struct kvm_dirty_gfn *e; (e = &ring[i][at[i] % RING_ENTRIES])->flags == KVM_DIRTY_GFN_F_DIRTY; at[i]++) {
+            REQUIRE(n < CHURN_CPUS * RING_ENTRIES);
+            page[n++] = 0x10 + (unsigned)e->offset;
+            __atomic_store_n(&e->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+        }
+    CHECK_EQ(CALL(m->vm, KVM_RESET_DIRTY_RINGS, 0), n);
+    for (unsigned i = 0; i < n; i++)
+        memcpy(copy + page[i] * 4096, m->ram + page[i] * 4096, 4096);
+    return n;
+}
+
+static void ring_loses_nothing(const struct peer *p)
+{
+    struct runner r[CHURN_CPUS];
+    volatile struct kvm_dirty_gfn *ring[CHURN_CPUS];
+    unsigned at[CHURN_CPUS] = { 0 };
+    ring[0] = ring_machine(&r[0].m, p);
+    uint8_t *copy = pages_of_client(0x100000);
+    r[1].m = r[0].m;
+    r[1].m.vcpu = machine_add_vcpu(&r[0].m, p, 1, &r[1].m.run);
+    ring[1] = p->port->mmap(RING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, r[1].m.vcpu, KVM_DIRTY_LOG_PAGE_OFFSET * 4096);
+    REQUIRE((void *)ring[1] != MAP_FAILED);
+    for (unsigned i = 0; i < CHURN_CPUS; i++)
+        churn_start(&r[i], p);
+    for (unsigned round = 0; round < CHURN_ROUNDS;) {
+        round += harvest_rings(&r[0].m, p, ring, at, copy) != 0;
+        sched_yield();
+    }
+    r[0].m.ram[DATA_AT + 4] = 1;
+    for (unsigned i = 0; i < CHURN_CPUS; i++)
+        churn_join(&r[i]);
+    harvest_rings(&r[0].m, p, ring, at, copy);
+    check_copies(&r[0].m, copy);
+}
+
+static bool harvest_log(const struct machine *m, const struct peer *p, bool is_manual, uint8_t *copy)
+{
+    uint64_t bits[4] = { 0 };
+    struct kvm_dirty_log log = { .slot = SLOT, .dirty_bitmap = bits };
+    struct kvm_clear_dirty_log clear = { .slot = SLOT, .num_pages = 0xf0, .dirty_bitmap = bits };
+    CALL(m->vm, KVM_GET_DIRTY_LOG, &log);
+    if (is_manual)
+        CALL(m->vm, KVM_CLEAR_DIRTY_LOG, &clear);
+    for (unsigned i = 0; i < 0xf0; i++)
+        if (bits[i / 64] >> (i % 64) & 1)
+            memcpy(copy + (0x10 + i) * 4096, m->ram + (0x10 + i) * 4096, 4096);
+    return bits[0] | bits[1] | bits[2] | bits[3];
+}
+
+static void log_loses_nothing(const struct peer *p)
+{
+    for (unsigned is_manual = 0; is_manual < 2; is_manual++) {
+        struct runner r[CHURN_CPUS];
+        struct machine *m = &r[0].m;
+        machine_create(m, p, 0);
+        if (is_manual)
+            enable(m, p, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE);
+        machine_set_slot(m, p, 0, 0, 0, 0, NULL);
+        m->ram = pages_of_client(0x100000);
+        machine_set_slot(m, p, 0, 0, 0, 0x10000, m->ram);
+        machine_set_slot(m, p, SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0x10000, 0xf0000, m->ram + 0x10000);
+        uint8_t *copy = pages_of_client(0x100000);
+        r[1].m = *m;
+        r[1].m.vcpu = machine_add_vcpu(m, p, 1, &r[1].m.run);
+        for (unsigned i = 0; i < CHURN_CPUS; i++)
+            churn_start(&r[i], p);
+        for (unsigned round = 0; round < CHURN_ROUNDS;) {
+            round += harvest_log(m, p, is_manual, copy);
+            sched_yield();
+        }
+        m->ram[DATA_AT + 4] = 1;
+        for (unsigned i = 0; i < CHURN_CPUS; i++)
+            churn_join(&r[i]);
+        harvest_log(m, p, is_manual, copy);
+        check_copies(m, copy);
+    }
+}
+
 const struct conform_case cases_today_dirty[] = {
     { "log_survives_what_keeps_memory", log_survives_what_keeps_memory },
     { "log_bad_pointer", log_bad_pointer },
@@ -299,5 +436,7 @@ const struct conform_case cases_today_dirty[] = {
     { "ring_reports_once", ring_reports_once },
     { "ring_reset_in_order", ring_reset_in_order },
     { "ring_full", ring_full },
+    { "ring_loses_nothing", ring_loses_nothing },
+    { "log_loses_nothing", log_loses_nothing },
 };
 const size_t n_cases_today_dirty = sizeof cases_today_dirty / sizeof *cases_today_dirty;

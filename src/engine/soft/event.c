@@ -109,7 +109,8 @@ static enum step inject_exception(struct soft_vcpu *sv)
 {
     struct vcpu_events *ev = &sv->v.ev;
     struct fault f = { .vector = ev->exception.vector, .has_code = ev->exception.has_code, .code = ev->exception.code };
-    f.addr = f.vector == VEC_PF ? sv->v.cpu.cr2 : ev->exception.payload;
+    /* Without a payload CR2 and DR6 are as the client set them. */
+    f.addr = ev->exception.has_payload ? ev->exception.payload : f.vector == VEC_PF ? sv->v.cpu.cr2 : sv->v.cpu.dr6;
     ev->exception.pending = false;
     atomic_store(&sv->v.exit_req, 1); /* what else is pending comes after it */
     /* The client gives back what INT3 or INTO raised, whose handler returns behind the instruction. */

@@ -6,14 +6,6 @@
 
 #include "front/kvm/front_priv.h"
 
-static void exception_queue(struct vcpu *v, unsigned vector)
-{
-    v->ev.exception.pending = true;
-    v->ev.exception.vector = (uint8_t)vector;
-    v->ev.exception.has_code = v->ev.exception.has_payload = false;
-    vcpu_request(v, VREQ_EVENT);
-}
-
 int kvm_debug_set_guest(struct kvm_vcpu *c, struct kvm_arg *a)
 {
     const struct kvm_guest_debug *d = a->data;
@@ -21,7 +13,7 @@ int kvm_debug_set_guest(struct kvm_vcpu *c, struct kvm_arg *a)
     if (d->control & (KVM_GUESTDBG_INJECT_DB | KVM_GUESTDBG_INJECT_BP)) {
         if (v->ev.exception.pending)
             return -EBUSY;
-        exception_queue(v, d->control & KVM_GUESTDBG_INJECT_DB ? VEC_DB : VEC_BP);
+        vcpu_queue_exception(v, d->control & KVM_GUESTDBG_INJECT_DB ? VEC_DB : VEC_BP);
     }
     struct guest_debug g = { .enabled = d->control & KVM_GUESTDBG_ENABLE };
     if (g.enabled) {

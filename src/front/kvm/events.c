@@ -13,9 +13,10 @@ void kvm_events_get(struct kvm_vcpu *c, struct kvm_vcpu_events *out)
 {
     struct vcpu *v = c->v;
     memset(out, 0, sizeof(*out));
-    if (v->ev.exception.pending) {
-        out->exception.injected = !c->owner->has_exception_payload;
-        out->exception.pending = c->owner->has_exception_payload;
+    bool is_soft = v->ev.exception.vector == VEC_BP || v->ev.exception.vector == VEC_OF; /* the length of their instruction has no place here */
+    if (v->ev.exception.pending && !is_soft) {
+        out->exception.injected = v->ev.exception.injected || !c->owner->has_exception_payload;
+        out->exception.pending = !v->ev.exception.injected;
         out->exception.nr = v->ev.exception.vector;
         out->exception.has_error_code = v->ev.exception.has_code;
         out->exception.error_code = v->ev.exception.code;
@@ -49,8 +50,6 @@ static bool events_valid(const struct kvm_vcpu *c, const struct kvm_vcpu_events 
     bool has_exception = in->exception.injected || (in->flags & KVM_VCPUEVENT_VALID_PAYLOAD && in->exception.pending);
     if (has_exception && (in->exception.nr > 31 || in->exception.nr == VEC_NMI))
         return false;
-    if (in->exception.injected && in->flags & KVM_VCPUEVENT_VALID_PAYLOAD && in->exception.pending)
-        return false;
     /* There INITs are latched. */
     bool has_smm = in->flags & KVM_VCPUEVENT_VALID_SMM && (in->smi.smm || in->smi.pending);
     return !(has_smm && c->v->mp_state == MP_INIT_RECEIVED);
@@ -70,14 +69,15 @@ static void smi_set(struct vcpu *v, const struct kvm_vcpu_events *in)
 int kvm_events_set(struct kvm_vcpu *c, const struct kvm_vcpu_events *in)
 {
     struct vcpu *v = c->v;
-    bool has_payload_flag = in->flags & KVM_VCPUEVENT_VALID_PAYLOAD;
+    bool is_queued = in->flags & KVM_VCPUEVENT_VALID_PAYLOAD && in->exception.pending;
     if (!events_valid(c, in))
         return -EINVAL;
-    v->ev.exception.pending = in->exception.injected || (has_payload_flag && in->exception.pending);
+    v->ev.exception.pending = in->exception.injected || is_queued;
+    v->ev.exception.injected = !is_queued;
     v->ev.exception.vector = in->exception.nr;
     v->ev.exception.has_code = in->exception.has_error_code;
     v->ev.exception.code = in->exception.error_code;
-    v->ev.exception.has_payload = has_payload_flag && in->exception.pending && in->exception_has_payload;
+    v->ev.exception.has_payload = is_queued && in->exception_has_payload;
     v->ev.exception.payload = v->ev.exception.has_payload ? in->exception_payload : 0;
     v->ev.interrupt.injected = in->interrupt.injected;
     v->ev.interrupt.vector = in->interrupt.nr;
@@ -262,10 +262,7 @@ int kvm_events_set_mce(struct kvm_vcpu *c, struct kvm_arg *a)
     }
     bank_write(bank, mce, bank[1] & MCI_STATUS_VAL ? MCI_STATUS_OVER : 0);
     cpu->mcg_status = mce->mcg_status;
-    v->ev.exception.pending = true;
-    v->ev.exception.has_code = v->ev.exception.has_payload = false;
-    v->ev.exception.vector = VEC_MC;
-    vcpu_request(v, VREQ_EVENT);
+    vcpu_queue_exception(v, VEC_MC);
     kvm_state_changed(c);
     return 0;
 }

@@ -29,7 +29,8 @@ void kvm_regs_set(struct kvm_vcpu *c, const struct kvm_regs *in)
         cpu->gpr[kvm_order[i]] = slot[i];
     cpu->rip = in->rip;
     cpu->rflags = in->rflags | RFLAGS_RES1;
-    c->v->ev.exception.pending = false; /* it belonged to the instruction that is left */
+    if (!c->v->ev.exception.injected)
+        c->v->ev.exception.pending = false; /* it belonged to the instruction that is left */
     kvm_state_changed(c);
 }
 
