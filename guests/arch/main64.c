@@ -17,5 +17,6 @@ void main64(void)
     test_debug();
     test_fpu();
     test_code();
+    test_smm();
     test_triple_fault();
 }

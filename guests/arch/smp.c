@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest "smp": several CPUs in 64-bit mode. Start-up, locked instructions, IPIs, TLB shoot-down, code changed under another CPU (SDM vol. 3A,
+ * The guest "smp": several CPUs in 64-bit mode. Start-up, locked instructions, IPIs, TLB shoot-down, code changed under another CPU, SMIs (SDM vol. 3A,
  * "Multiple-Processor Management"). Works with 1 CPU, tests nothing then.
  */
-#include "arch64.h"
+#include "smm.h"
 
 #define ROUNDS 20000u
 #define SHOOT_ROUNDS 20u /* each waits until the host has let every CPU run */
 #define BASE 0x30000000000ull
+#define SMI_ROUNDS 100u
 #define VEC_SHOOT 0x50
 #define VEC_COUNT 0x51
 
@@ -318,6 +319,48 @@ static void cross_modifying(void)
     check("all see the last version, none goes back", wrong, 0);
 }
 
+/* ---- system management mode ---- */
+
+static void wait_for_smis(u32 rounds)
+{
+    for (u32 i = 1; i < n_cpus; i++)
+        while (smi_count[i] < rounds)
+            pause();
+}
+
+static void smis(void)
+{
+    group("SMI");
+    if (!smm_is_there()) {
+        skip("all", "its handler is not ours to replace");
+        return;
+    }
+    smm_prepare();
+    smi_command = SMI_RELOCATE;
+    for (u32 id = 1; id < n_cpus; id++) { /* the first ones share a save area */
+        ipi(id, 0x4200);
+        while (!smi_count[id])
+            pause();
+    }
+    smi_command = SMI_COUNT;
+    counter = tickets = 0;
+    n_done = 0;
+    job = increments;
+    __atomic_fetch_add(&phase, 1, __ATOMIC_SEQ_CST);
+    for (u32 round = 2; round <= SMI_ROUNDS; round++) {
+        ipi(0, 0xc4200);
+        wait_for_smis(round);
+    }
+    while (n_done != n_cpus - 1)
+        pause();
+    u32 is_wrong = 0;
+    for (u32 i = 1; i < n_cpus; i++)
+        is_wrong |= (smi_count[i] != SMI_ROUNDS) | (smi_cs[i] != SMBASE_OF(i) >> 4);
+    check("each comes once, to its CPU's own handler", is_wrong, 0);
+    check("work goes on: LOCK INC", counter, (u64)ROUNDS * (n_cpus - 1));
+    check("work goes on: LOCK XADD", tickets, (u64)ROUNDS * (n_cpus - 1));
+}
+
 static void atomics(void)
 {
     group("atomics");
@@ -358,6 +401,7 @@ void main64(void)
     ipis("xAPIC IPI");
     shoot_down();
     cross_modifying();
+    smis();
     if (!has_cpuid(1, 2, 21))
         return;
     everywhere(x2apic_on); /* no interrupts are under way, so nobody looks at is_x2apic meanwhile */

@@ -14,6 +14,7 @@ void test_paging(void);
 void test_debug(void);
 void test_fpu(void);
 void test_code(void);
+void test_smm(void);
 void test_triple_fault(void);
 
 #endif

@@ -28,6 +28,7 @@
 #define PORT_HOST_WRITE 0xf5
 #define PORT_CPUS 0xf6
 #define TIMEOUT_SECONDS 280
+#define SMM_SLOT ((uint32_t)SPACE_SMM << MEMSLOT_SPACE_SHIFT)
 
 /* What the guest leaves at the address it sends to PORT_HOST_WRITE. */
 struct host_write {
@@ -180,14 +181,21 @@ static bool load(uint8_t *ram, const char *path)
     return n > 0;
 }
 
+/* In system management mode there is a page more, behind the RAM. */
+static bool set_memory(struct machine *m)
+{
+    static _Alignas(4096) uint8_t hidden[4096];
+    return !vm_set_memslot(m->vm, 0, 0, 0, RAM_BYTES, m->ram) && !vm_set_memslot(m->vm, SMM_SLOT, 0, 0, RAM_BYTES, m->ram) &&
+           !vm_set_memslot(m->vm, SMM_SLOT | 1, 0, RAM_BYTES, sizeof hidden, hidden);
+}
+
 /* 0 if all is well. */
 static int test_image(const char *path, unsigned n_vcpus)
 {
     struct machine m = { .name = path };
     struct cpu_thread thread[VM_VCPUS_MAX];
     m.ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (m.ram == MAP_FAILED || !load(m.ram, path) || vm_create(&soft_engine_ops, &pc_chip_ops, &m.vm) || vm_set_memslot(m.vm, 0, 0, 0, RAM_BYTES, m.ram) ||
-        m.vm->chip->irqchip_create(m.vm)) {
+    if (m.ram == MAP_FAILED || !load(m.ram, path) || vm_create(&soft_engine_ops, &pc_chip_ops, &m.vm) || !set_memory(&m) || m.vm->chip->irqchip_create(m.vm)) {
         printf("not ok - %s: cannot be set up\n", path);
         return 1;
     }
