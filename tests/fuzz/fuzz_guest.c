@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Random code as a guest, in real, 32-bit and 64-bit mode: whatever it does, it reaches no byte outside of its slot (the mappings around its RAM hold
- * canaries), a read-only slot stays as it was, KVM_RUN comes back when asked to, and the process lives. Code is part plain noise, part instructions put
- * together from opcodes and prefixes, with values and addresses at edges in the registers. See batches.h.
+ * Random code as a guest, in real, 32-bit and 64-bit mode, and random changes of what RSM returns to: whatever it does, it reaches no byte outside of its slot
+ * (the mappings around its RAM hold canaries), a read-only slot stays as it was, KVM_RUN comes back when asked to, and the process lives. Code is part plain
+ * noise, part instructions put together from opcodes and prefixes, with values and addresses at edges in the registers. See batches.h.
  */
 #include <errno.h>
 #include <linux/kvm.h>
@@ -26,7 +26,9 @@
 #define CANARY 0xc5
 #define CODE 0x8000u
 #define CODE_BYTES 512u
-#define TABLES 0x1000u /* PML4, PDPT, PD, PT for 64-bit mode; 32-bit mode runs unpaged or on the same tables by PAE */
+#define TABLES 0x1000u  /* PML4, PDPT, PD, PT for 64-bit mode; 32-bit mode runs unpaged or on the same tables by PAE */
+#define SMBASE 0x30000u /* the handler and the save area end where the RAM does */
+#define SMM_SLOT (1u << 16)
 #define RUN_US 3000
 #define RUNS_PER_BATCH 60
 #define EXITS_PER_RUN 40
@@ -162,6 +164,8 @@ static void guest_create(struct guest *g)
         call(g->vm_fd, KVM_CREATE_IRQCHIP, NULL);
     set_slot(g, 0, 0, RAM_BYTES, g->ram, choose(4) ? 0 : KVM_MEM_LOG_DIRTY_PAGES);
     set_slot(g, 1, ROM_GPA, ROM_BYTES, g->rom, KVM_MEM_READONLY);
+    set_slot(g, SMM_SLOT, 0, RAM_BYTES, g->ram, choose(4) ? 0 : KVM_MEM_LOG_DIRTY_PAGES);
+    set_slot(g, SMM_SLOT | 1, ROM_GPA, ROM_BYTES, g->rom, KVM_MEM_READONLY);
     g->cpu_fd = call(g->vm_fd, KVM_CREATE_VCPU, NULL);
     g->run = vitrine_mmap(3 * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, g->cpu_fd, 0);
     if (g->cpu_fd < 0 || g->run == MAP_FAILED)
@@ -299,9 +303,33 @@ static void clear_events(struct guest *g)
         memset(&events.exception, 0, sizeof events.exception);
         memset(&events.interrupt, 0, sizeof events.interrupt);
         memset(&events.nmi, 0, sizeof events.nmi);
+        memset(&events.smi, 0, sizeof events.smi);
         call(g->cpu_fd, KVM_SET_VCPU_EVENTS, &events);
     }
     call(g->cpu_fd, KVM_SET_MP_STATE, &mp);
+}
+
+/* An SMI whose handler puts numbers into the save area, at words or beside them, and returns. */
+static void put_smi(struct guest *g)
+{
+    uint8_t *p = g->ram + SMBASE + 0x8000;
+    for (unsigned n = choose(5); n--;) {
+        static const uint8_t store[] = { 0x2e, 0x66, 0xc7, 0x06 }; /* mov dword cs:[at], value */
+        uint16_t at = (uint16_t)(0xfe00 + choose(0x1fc));
+        uint32_t value = (uint32_t)fuzz_number();
+        at = choose(8) ? at & 0xfffc : at;
+        memcpy(p, store, sizeof store);
+        memcpy(p + 4, &at, 2);
+        memcpy(p + 6, &value, 4);
+        p += 10;
+    }
+    memcpy(p, "\x0f\xaa", 2);
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } smbase = { .head.nmsrs = 1, .entry = { .index = 0x9e, .data = choose(16) ? SMBASE : fuzz_number() } };
+    if (call(g->cpu_fd, KVM_SET_MSRS, &smbase) != 1 || call(g->cpu_fd, KVM_SMI, NULL))
+        fail("KVM_SMI");
 }
 
 static void run_once(struct guest *g)
@@ -347,6 +375,8 @@ static void fuzz_batch(uint64_t seed)
         clear_events(&g);
         set_sregs(&g, mode);
         set_regs(&g, mode);
+        if (choose(3) == 0)
+            put_smi(&g);
         run_once(&g);
         guest_check(&g);
         batches_count(1);
