@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define LOAD_BYTES(code) machine_load(&s.m, p, code, sizeof code)
@@ -246,6 +247,40 @@ static void smm_sees_its_space(const struct peer *p)
     RUN_TO_PORT(0x10);
 }
 
+#define RING_BYTES 4096u
+
+/* Rings name the space with the slot; the save area that the SMI itself writes is in them too. */
+static void smm_in_dirty_ring(const struct peer *p)
+{
+    struct smm_machine s = { .m.dev = p->port->open("/dev/kvm") };
+    struct kvm_enable_cap ring_cap = { .cap = KVM_CAP_DIRTY_LOG_RING, .args = { RING_BYTES } };
+    REQUIRE(s.m.dev >= 0);
+    machine_need(&s.m, p, KVM_CAP_X86_SMM, "KVM_CAP_X86_SMM");
+    machine_need(&s.m, p, KVM_CAP_DIRTY_LOG_RING, "KVM_CAP_DIRTY_LOG_RING");
+    s.m.vm = CALL(s.m.dev, KVM_CREATE_VM, 0);
+    CALL(s.m.vm, KVM_ENABLE_CAP, &ring_cap);
+    s.m.ram = pages_of_client(RAM_BYTES);
+    machine_set_slot(&s.m, p, 0, 0, 0, RAM_BYTES, s.m.ram);
+    s.m.vcpu = machine_add_vcpu(&s.m, p, 0, &s.m.run);
+    smm_set_memory(&s, p);
+    machine_set_slot(&s.m, p, SMM_SLOT | 5, KVM_MEM_LOG_DIRTY_PAGES, 0x100000, 0x4000, pages_of_client(0x4000));
+    smm_set_handler(&s, SMBASE, stores, sizeof stores);
+    volatile struct kvm_dirty_gfn *ring = p->port->mmap(RING_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, s.m.vcpu, KVM_DIRTY_LOG_PAGE_OFFSET * 4096);
+    REQUIRE((void *)ring != MAP_FAILED);
+    LOAD_BYTES(ports);
+    CALL(s.m.vcpu, KVM_SMI, 0);
+    RUN_TO_HANDLER();
+    static const struct {
+        uint32_t slot, page;
+    } want[] = { { SMM_SLOT | 1, 0xf }, { SMM_SLOT | 5, 0 }, { SMM_SLOT | 1, 9 } };
+    for (unsigned i = 0; i < 3; i++) {
+        CHECK_EQ(ring[i].flags, KVM_DIRTY_GFN_F_DIRTY);
+        CHECK_EQ(ring[i].slot, want[i].slot);
+        CHECK_EQ(ring[i].offset, want[i].page);
+    }
+    CHECK_EQ(ring[3].flags, 0);
+}
+
 /* A store that only the client can take, from SMM: it is told so. */
 static void mmio_from_smm(const struct peer *p)
 {
@@ -333,6 +368,7 @@ const struct conform_case cases_today_smi[] = {
     { "init_during_smm", init_during_smm },
     { "smm_restored_by_client", smm_restored_by_client },
     { "smm_sees_its_space", smm_sees_its_space },
+    { "smm_in_dirty_ring", smm_in_dirty_ring },
     { "mmio_from_smm", mmio_from_smm },
     { "same_address_other_code", same_address_other_code },
     { "smm_slots_change_under_handler", smm_slots_change_under_handler },

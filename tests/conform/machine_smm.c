@@ -10,9 +10,14 @@ static const uint8_t handler[] = { 0xe6, HANDLER_PORT, 0x0f, 0xaa }; /* out HAND
 
 void smm_create(struct smm_machine *s, const struct peer *p, unsigned with)
 {
+    machine_create(&s->m, p, with);
+    machine_need(&s->m, p, KVM_CAP_X86_SMM, "KVM_CAP_X86_SMM");
+    smm_set_memory(s, p);
+}
+
+void smm_set_memory(struct smm_machine *s, const struct peer *p)
+{
     struct machine *m = &s->m;
-    machine_create(m, p, with);
-    machine_need(m, p, KVM_CAP_X86_SMM, "KVM_CAP_X86_SMM");
     CHECK_EQ(CALL(m->vm, KVM_CHECK_EXTENSION, KVM_CAP_MULTI_ADDRESS_SPACE), 2);
     s->smram = pages_of_client(SMRAM_BYTES);
     machine_set_slot(m, p, SMM_SLOT, 0, 0, SMBASE, m->ram);

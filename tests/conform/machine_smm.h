@@ -20,6 +20,8 @@ struct smm_machine {
 
 /* Skips the case if there is no SMM. The handler leaves by OUT to HANDLER_PORT and returns by RSM. */
 void smm_create(struct smm_machine *s, const struct peer *p, unsigned with);
+/* The second address space of a machine that was made otherwise. */
+void smm_set_memory(struct smm_machine *s, const struct peer *p);
 void smm_set_handler(struct smm_machine *s, uint32_t smbase, const void *code, size_t bytes);
 uint64_t smm_field(const struct smm_machine *s, uint32_t smbase, unsigned offset, unsigned bytes);
 void smm_set_field(struct smm_machine *s, uint32_t smbase, unsigned offset, unsigned bytes, uint64_t value);
