@@ -143,6 +143,7 @@ struct vcpu {
     _Atomic uint8_t sipi_vector;
     struct vcpu_events ev;
     struct guest_debug debug;
+    uint64_t owed_dr6; /* of a debug exit that comes at the next run, since its instruction left for the client */
     struct vcpu_exit exit;
     struct replay replay;
     struct posted posted;

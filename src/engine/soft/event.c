@@ -143,8 +143,8 @@ static enum step inject(struct soft_vcpu *sv)
     sv->is_irq_waiting = false;
     if (v->ev.exception.pending)
         return inject_exception(sv);
-    if (are_events_blocked(v))
-        return STEP_NEXT;
+    if (are_events_blocked(v)) /* what the client injected is on its way already */
+        return v->ev.interrupt.injected ? inject_interrupt(sv) : STEP_NEXT;
     if (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked && !v->cpu.interrupt_shadow) {
         atomic_fetch_sub(&v->ev.nmi_pending, 1);
         struct fault f = { .vector = VEC_NMI };

@@ -136,6 +136,27 @@ enum leave guest_enter(struct soft_vcpu *sv, const uint8_t *target)
 
 /* ---- the loop ---- */
 
+/* The client's trap after an instruction; one that has left for the client already traps when that comes back, but a halt's exit stands for both. */
+static enum step client_trap(struct soft_vcpu *sv, uint64_t dr6, bool has_exit)
+{
+    if (!has_exit)
+        return exec_debug_exit(sv, VEC_DB, dr6);
+    if (sv->v.exit.kind != EXIT_HLT)
+        sv->v.owed_dr6 = dr6;
+    return STEP_EXIT;
+}
+
+static bool pay_trap(struct soft_vcpu *sv)
+{
+    struct vcpu *v = &sv->v;
+    uint64_t dr6 = v->owed_dr6;
+    v->owed_dr6 = 0;
+    if (!dr6 || !v->debug.enabled || !(v->debug.single_step || v->debug.use_hw_bp))
+        return false;
+    exec_debug_exit(sv, VEC_DB, dr6);
+    return true;
+}
+
 /* After an instruction by exec_insn: breakpoints and single-step traps, HLT, what the client has to see. */
 static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_before, bool is_soft_int)
 {
@@ -146,20 +167,22 @@ static enum step after_insn(struct soft_vcpu *sv, enum step s, uint64_t flags_be
     if ((flags_before & RFLAGS_TF) && !is_soft_int && !is_hidden)
         dr6 |= DR6_BS;
     bool is_client_step = v->debug.enabled && v->debug.single_step;
+    bool is_client = is_client_step || (v->debug.enabled && v->debug.use_hw_bp);
+    if (s == STEP_NEXT_EXIT && v->exit.kind == EXIT_HLT && v->lapic) {
+        v->exit.kind = EXIT_NONE;
+        has_exit = false;
+        if (!dr6 || is_client) { /* the guest's own trap ends the halt at once */
+            atomic_store(&v->mp_state, MP_HALTED);
+            atomic_store(&v->exit_req, 1);
+        }
+    }
     if (dr6 || is_client_step) {
-        bool is_client = is_client_step || (v->debug.enabled && v->debug.use_hw_bp);
         if (is_client)
-            return has_exit ? STEP_EXIT : exec_debug_exit(sv, VEC_DB, dr6 | (is_client_step ? DR6_BS : 0));
+            return client_trap(sv, dr6 | (is_client_step ? DR6_BS : 0), has_exit);
         sv->fault = (struct fault){ .vector = VEC_DB, .addr = dr6 };
         enum step d = event_fault(sv);
         if (!has_exit || d == STEP_EXIT)
             return d;
-    }
-    if (s == STEP_NEXT_EXIT && v->exit.kind == EXIT_HLT && v->lapic) {
-        atomic_store(&v->mp_state, MP_HALTED);
-        atomic_store(&v->exit_req, 1);
-        v->exit.kind = EXIT_NONE;
-        return STEP_NEXT;
     }
     if (sv->is_irq_waiting && (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow)
         atomic_store(&v->exit_req, 1);
@@ -253,6 +276,8 @@ static int run_loop(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
     v->exit.kind = EXIT_NONE;
+    if (v->owed_dr6 && pay_trap(sv))
+        return 0;
     atomic_store(&v->exit_req, 1); /* look at everything once */
     for (;;) {
         enum step s;
