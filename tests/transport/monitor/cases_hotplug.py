@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""Memory that comes and goes: the balloon, hot-plugged memory; and CPUs that come while the guest runs."""
+import re
+
+from machine import Wrong, report, until
+
+MIB = 1 << 20
+
+
+def free_kib(m):
+    return int(re.search(r"MemFree: +(\d+)", m.shell("grep MemFree /proc/meminfo"))[1])
+
+
+def balloon(setting, name):
+    with setting.linux(2, "-device", "virtio-balloon-pci") as m:
+        m.ready()
+        m.ask("load 2 4")
+        # Pages that the guest has used and freed go first.
+        m.shell("dd if=/dev/urandom of=/tmp/junk bs=1M count=64 2>/dev/null; rm /tmp/junk")
+        for turn, wanted in enumerate((128, 256, 112, 256)):
+            m.call("balloon", value=wanted * MIB)
+            until(lambda: m.call("query-balloon")["actual"] == wanted * MIB, "the guest to heed the balloon")
+            if wanted == 256:
+                # What comes back was thrown away by QEMU meanwhile: it is used at once, and right.
+                m.shell("dd if=/dev/urandom of=/tmp/a bs=1M count=64 2>/dev/null; cp /tmp/a /tmp/b; cmp /tmp/a /tmp/b; rm /tmp/a /tmp/b")
+                report(True, "%s: memory that is given back works, %d" % (name, turn // 2 + 1))
+        wrong = m.halt()
+        report(not wrong, name + ": the guest's own memory stays right", wrong)
+
+
+def memory(setting, name):
+    with setting.linux(2, "-m", "256,slots=4,maxmem=2G", append="memhp_default_state=online") as m:
+        m.ready()
+        m.ask("load 2 4")
+        before = free_kib(m)
+        for n in (1, 2):
+            m.call("object-add", **{"qom-type": "memory-backend-ram", "id": "mem%d" % n, "size": 256 * MIB})
+            m.call("device_add", driver="pc-dimm", id="dimm%d" % n, memdev="mem%d" % n)
+            until(lambda: free_kib(m) > before + n * 200 * 1024, "the guest to use the memory")
+        report(True, name + ": the guest takes it")
+        m.shell("dd if=/dev/urandom of=/tmp/a bs=1M count=150 2>/dev/null; cp /tmp/a /tmp/b; cmp /tmp/a /tmp/b; rm /tmp/a /tmp/b")
+        report(True, name + ": and fills it and reads it back")
+        mark = m.mark()
+        m.call("device_del", id="dimm2")
+        m.event("DEVICE_DELETED", mark)
+        m.call("object-del", id="mem2")
+        report(m.lives(), name + ": and gives a part back")
+        wrong = m.halt()
+        report(not wrong, name + ": the guest's own memory stays right", wrong)
+
+
+def cpus(setting, name):
+    with setting.linux(1, "-smp", "1,maxcpus=3") as m:
+        m.ready()
+        m.ask("load 1 4")
+        for number in (2, 3):
+            places = [p for p in m.call("query-hotpluggable-cpus") if "qom-path" not in p]
+            if not places:
+                raise Wrong("no place for a CPU is left")
+            place = min(places, key=lambda p: sorted(p["props"].items()))
+            m.call("device_add", driver=place["type"], id="cpu%d" % number, **place["props"])
+            path = "/sys/devices/system/cpu/cpu%d/online" % (number - 1)
+            m.shell("while ! [ -e %s ]; do sleep 0.1; done; [ $(cat %s) = 1 ] || echo 1 >%s" % (path, path, path))
+            text = m.shell("grep -c ^processor /proc/cpuinfo; taskset %x sh -c 'echo $((6 * 7)) on $(cut -d\" \" -f39 /proc/self/stat)'" % (1 << (number - 1)))
+            report(text.split()[:2] == [str(number), "42"], "%s: CPU %d computes" % (name, number), text)
+        wrong = m.halt()
+        report(not wrong, name + ": the first CPU has computed right", wrong)
+        m.ask("load 3 2")
+        while min(m.steps()) < 1000:
+            pass
+        wrong = m.halt()
+        report(not wrong, name + ": all three compute at once", wrong)
+        mark = m.mark()
+        m.call("device_del", id="cpu3")
+        m.event("DEVICE_DELETED", mark)
+        report(m.shell("grep -c ^processor /proc/cpuinfo").strip() == "2", name + ": and one goes again")
+
+
+CASES = [("balloon", balloon), ("memory_hotplug", memory), ("cpu_hotplug", cpus)]
