@@ -36,6 +36,9 @@ static const struct step {
     { "KVM_SET_MSRS, clock", machine_set_clock_msr },
     { "KVM_RUN", machine_run_to_out },
     { "KVM_GET_DIRTY_LOG", machine_get_dirty },
+    { "KVM_X86_SET_MSR_FILTER", machine_set_msr_filter },
+    { "KVM_GET_STATS_FD of the VM", machine_get_vm_stats },
+    { "KVM_GET_STATS_FD of a vCPU", machine_get_cpu_stats },
 };
 #define N_STEPS (sizeof steps / sizeof *steps)
 

@@ -107,6 +107,35 @@ int machine_get_dirty(struct machine *m)
     return call(m->vm_fd, KVM_GET_DIRTY_LOG, &log);
 }
 
+int machine_set_msr_filter(struct machine *m)
+{
+    uint8_t allowed[8] = { 0 };
+    struct kvm_msr_filter f = { .ranges = { { .flags = KVM_MSR_FILTER_READ, .nmsrs = 64, .base = 0x1000, .bitmap = allowed },
+                                            { .flags = KVM_MSR_FILTER_WRITE, .nmsrs = 64, .base = 0x2000, .bitmap = allowed } } };
+    return call(m->vm_fd, KVM_X86_SET_MSR_FILTER, &f);
+}
+
+static int stats_look(int of)
+{
+    struct kvm_stats_header h;
+    int fd = -1, r = call_fd(&fd, of, KVM_GET_STATS_FD, 0);
+    if (r)
+        return r;
+    r = pread(fd, &h, sizeof h, 0) == sizeof h && h.num_desc ? 0 : -EIO;
+    vitrine_close(fd);
+    return r;
+}
+
+int machine_get_vm_stats(struct machine *m)
+{
+    return stats_look(m->vm_fd);
+}
+
+int machine_get_cpu_stats(struct machine *m)
+{
+    return stats_look(m->cpu_fd[0]);
+}
+
 int machine_add_ram_2007(struct machine *m)
 {
     struct memory_region region = { .slot = 1, .guest_phys_addr = 0x400000, .memory_size = 0x10000 };

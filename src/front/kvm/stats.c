@@ -108,43 +108,48 @@ static int file_open(const struct kvm_stats *s)
     return fd < 0 ? -errno : fd;
 }
 
-static int publish(struct kvm_stats *s, struct kvm_vm *m, struct kvm_arg *a)
+/* An fd. If the file had to be made, *counters is where they go from now on. */
+static int publish(struct kvm_stats *s, struct kvm_vm *m, struct kvm_arg *a, const char *id, const struct stat_row *rows, unsigned n, uint64_t **counters)
 {
-    int fd = file_open(s);
-    int r = fd < 0 ? fd : kvm_object_create_stats(m, s, &a->created);
-    if (fd >= 0 && r)
+    struct kvm_stats file = *s;
+    int r = file.map ? 0 : file_create(&file, id, rows, n, counters);
+    if (r)
+        return r;
+    int fd = r = file_open(&file);
+    if (fd >= 0)
+        r = kvm_object_create_stats(m, s, &a->created);
+    if (r >= 0) {
+        *s = file;
+        return fd;
+    }
+    if (fd >= 0)
         close(fd);
-    return r ? r : fd;
+    if (!s->map)
+        kvm_stats_fini(&file);
+    *counters = NULL;
+    return r;
 }
 
 int kvm_stats_get_vm(struct kvm_vm *m, struct kvm_arg *a)
 {
-    uint64_t *counters;
+    uint64_t *counters = NULL;
     char id[NAME_BYTES];
-    int r = 0;
     snprintf(id, sizeof(id), "kvm-%d", getpid());
     pthread_mutex_lock(&m->lock);
-    if (!m->stats.map) {
-        r = file_create(&m->stats, id, vm_rows, VM_STAT_COUNT, &counters);
-        if (!r)
-            vm_stats_move(m->vm, counters);
-    }
-    if (!r)
-        r = publish(&m->stats, m, a);
+    int r = publish(&m->stats, m, a, id, vm_rows, VM_STAT_COUNT, &counters);
+    if (counters)
+        vm_stats_move(m->vm, counters);
     pthread_mutex_unlock(&m->lock);
     return r;
 }
 
 int kvm_stats_get_vcpu(struct kvm_vcpu *c, struct kvm_arg *a)
 {
-    uint64_t *counters;
+    uint64_t *counters = NULL;
     char id[NAME_BYTES];
     snprintf(id, sizeof(id), "kvm-%d/vcpu-%u", getpid(), c->v->id);
-    if (!c->stats.map) {
-        int r = file_create(&c->stats, id, vcpu_rows, VCPU_STAT_COUNT, &counters);
-        if (r)
-            return r;
+    int r = publish(&c->stats, c->owner, a, id, vcpu_rows, VCPU_STAT_COUNT, &counters);
+    if (counters)
         vcpu_stats_move(c->v, counters);
-    }
-    return publish(&c->stats, c->owner, a);
+    return r;
 }
