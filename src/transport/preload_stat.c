@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The preload transport: calls that look at the node by its path, and fstat of its fd. It is there and usable whatever the host has. The old names are those
- * that programs linked before glibc 2.33 use. No state, no lock.
+ * The preload transport: calls that look at the node by its path, and fstat of its fd. It is there and usable whatever the host has.
+ * The old names are those that programs linked before glibc 2.33 use. No state, no lock.
  */
 /* With it, the headers turn open into open64 and so on: here both are defined. */
 #undef _FILE_OFFSET_BITS

@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "client.h"
@@ -95,6 +96,19 @@ static void other_node(void)
     }
     check(opens(in_folder("other")), "a node elsewhere");
     unlink(in_folder("other"));
+}
+
+/* Everybody may use the node, and root may change what he likes of it; the host's stays as it is. */
+static void changed(void)
+{
+    int want = geteuid() == 0 ? 0 : -1;
+    bool is_right = chmod(NODE, 0600) == want && chown(NODE, 1, 1) == want && lchown("/dev/./kvm", 1, 1) == want;
+    check(is_right && fchmodat(AT_FDCWD, NODE, 0600, 0) == want && fchownat(AT_FDCWD, NODE, 1, 1, 0) == want && opens(NODE), "its owner and mode");
+    check(fails(getxattr(NODE, "user.x", NULL, 0), ENOTSUP) && fails(lsetxattr(NODE, "user.x", "y", 1, 0), ENOTSUP), "it has no extended attributes");
+    int file = open(in_folder("file"), O_CREAT | O_RDWR, 0600);
+    struct stat st;
+    check(chmod(in_folder("file"), 0640) == 0 && fstat(file, &st) == 0 && (st.st_mode & 0777) == 0640, "another file's mode");
+    close(file), unlink(in_folder("file"));
 }
 
 /* ---- by other calls ---- */
@@ -278,6 +292,7 @@ int main(int argc, char **argv)
     spelled();
     linked();
     other_node();
+    changed();
     streams();
     by_number();
     loaded(argv[1]);
