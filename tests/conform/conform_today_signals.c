@@ -19,7 +19,7 @@ PAYLOAD(count_halting);
 
 static struct machine m;
 static const struct peer *peer;
-static volatile unsigned n_handled, seen_reason, seen_value;
+static atomic_uint n_handled, seen_reason, seen_value; /* two threads may handle signals at the same time */
 static struct kvm_regs seen_regs;
 static struct sender sender;
 static sigjmp_buf escape;
