@@ -180,6 +180,33 @@ static void tsc_offset(const struct peer *p)
     CHECK_ERRNO(m.vcpu, KVM_HAS_DEVICE_ATTR, &a, ENXIO);
 }
 
+static void feature_msrs(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_GET_MSR_FEATURES);
+    struct {
+        uint32_t n, index[256];
+    } list = { 0 };
+    CHECK_ERRNO(m.dev, KVM_GET_MSR_FEATURE_INDEX_LIST, &list, E2BIG);
+    REQUIRE(list.n && list.n <= 256);
+    CHECK_ERRNO(m.dev, KVM_GET_MSR_FEATURE_INDEX_LIST, &list, 0);
+    CHECK_ERRNO(m.dev, KVM_GET_MSR_FEATURE_INDEX_LIST, 8, EFAULT);
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry e[2];
+    } two = { .head.nmsrs = 2, .e = { { .index = list.index[0] }, { .index = 0x0bad } } };
+    for (uint32_t i = 0; i < list.n; i++) {
+        two.e[0].index = list.index[i];
+        CHECK_EQ(CALL(m.dev, KVM_GET_MSRS, &two), 1); /* stops at the one that there is not */
+    }
+    two.head.nmsrs = 300;
+    CHECK_ERRNO(m.dev, KVM_GET_MSRS, &two, E2BIG);
+    CHECK_ERRNO(m.dev, KVM_GET_MSRS, 8, EFAULT);
+    CHECK_ERRNO(m.vcpu, KVM_GET_MSRS, 8, EFAULT);
+    CHECK_ERRNO(m.vcpu, KVM_SET_MSRS, 8, EFAULT);
+}
+
 static void platform_info(const struct peer *p)
 {
     struct machine m;
@@ -392,6 +419,7 @@ const struct conform_case cases_today_caps[] = {
     { "exception_payload", exception_payload },
     { "exception_without_payload", exception_without_payload },
     { "tsc_offset", tsc_offset },
+    { "feature_msrs", feature_msrs },
     { "platform_info", platform_info },
     { "max_vcpu_id", max_vcpu_id },
     { "memory_region2", memory_region2 },
