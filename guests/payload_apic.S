@@ -45,7 +45,10 @@ BEGIN(tpr)
     and $0xfe, %al
     mov %eax, %cr0
     mov $0xfee00000, %esi
+    .globl payload_tpr_write, payload_tpr_read
+payload_tpr_write:
     movl $0x20, %ds:0x80(%esi)
+payload_tpr_read:
     movl %ds:0x80(%esi), %eax
     out %al, $0x14
     hlt

@@ -76,6 +76,8 @@ struct lapic {
     uint32_t reg[LREG_COUNT];
     uint32_t esr_new; /* errors since the last write of ESR */
     bool must_notify; /* request VREQ_EVENT at unlock */
+    gpa_t vapic;      /* the virtual APIC page's word, if has_vapic; written only while the vCPU does not run */
+    _Atomic bool has_vapic;
 
     /* Copies for other threads' destination matching and for lapic_peek, refreshed at each unlock. */
     _Atomic uint32_t id, ldr;
@@ -123,6 +125,10 @@ void lapic_nmi(struct lapic *l);
 uint64_t lapic_cr8_get(struct vcpu *v);
 void lapic_cr8_set(struct vcpu *v, uint64_t cr8);
 int lapic_highest(const uint32_t *words); /* of a 256-bit register, or -1 */
+
+/* vapic.c: nothing without a virtual APIC page. The vCPU's thread or its client's, no lock held. */
+void vapic_pull(struct lapic *l);
+void vapic_push(struct lapic *l);
 
 /* lapic_reg.c */
 int lapic_mmio_read(struct vcpu *v, uint32_t offset, unsigned bytes, void *data);

@@ -100,6 +100,8 @@ bool lapic_irr_set(struct lapic *l, unsigned vector, bool is_level)
     else
         bit_clear(&l->reg[LREG_TMR], vector);
     bit_set(&l->reg[LREG_IRR], vector);
+    if (atomic_load_explicit(&l->has_vapic, memory_order_relaxed))
+        l->must_notify = true; /* the guest may have lowered its TPR since we last looked */
     return !was_pending;
 }
 
@@ -257,6 +259,8 @@ void lapic_destroy(struct vcpu *v)
 uint64_t lapic_cr8_get(struct vcpu *v)
 {
     struct lapic *l = lapic_of(v);
+    if (l)
+        vapic_pull(l);
     return l ? (l->reg[LREG_TPR] >> 4) & 15 : v->cpu.cr8;
 }
 
@@ -270,6 +274,7 @@ void lapic_cr8_set(struct vcpu *v, uint64_t cr8)
     lapic_lock(l);
     l->reg[LREG_TPR] = (uint32_t)(cr8 & 15) << 4;
     lapic_unlock(l);
+    vapic_push(l);
 }
 
 void lapic_state_get(struct vcpu *v, uint8_t page[LAPIC_PAGE_BYTES])
@@ -278,6 +283,7 @@ void lapic_state_get(struct vcpu *v, uint8_t page[LAPIC_PAGE_BYTES])
     memset(page, 0, LAPIC_PAGE_BYTES);
     if (!l)
         return;
+    vapic_pull(l);
     lapic_lock(l);
     lapic_update_ppr(l);
     for (unsigned r = 0; r < LREG_COUNT; r++) {
@@ -317,5 +323,6 @@ int lapic_state_set(struct vcpu *v, const uint8_t page[LAPIC_PAGE_BYTES])
         lapic_timer_deadline_set(l, deadline);
     l->must_notify = true;
     lapic_unlock(l);
+    vapic_push(l);
     return 0;
 }

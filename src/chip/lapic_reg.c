@@ -27,9 +27,23 @@ struct after_write {
     bool eoi_is_level;
 };
 
+/* The client may patch the instruction into one that needs no exit. */
+static void lapic_report_tpr(struct lapic *l, bool is_write)
+{
+    struct vcpu *v = l->v;
+    if (!v->reports_tpr || !atomic_load_explicit(&v->is_running, memory_order_relaxed))
+        return;
+    v->tpr_access.rip = v->cpu.rip;
+    v->tpr_access.is_write = is_write;
+    vcpu_request(v, VREQ_TPR_ACCESS);
+}
+
 static uint32_t lapic_reg_read(struct lapic *l, unsigned r)
 {
     switch (r) {
+    case LREG_TPR:
+        lapic_report_tpr(l, false);
+        return l->reg[r];
     case LREG_APR:
     case LREG_EOI:
         return 0;
@@ -118,6 +132,7 @@ static void lapic_reg_write(struct lapic *l, unsigned r, uint32_t value, uint32_
         l->reg[r] = value & 0xff000000u;
         break;
     case LREG_TPR:
+        lapic_report_tpr(l, true);
         l->reg[r] = value & 0xff;
         break;
     case LREG_EOI:
@@ -164,9 +179,11 @@ static void lapic_reg_write(struct lapic *l, unsigned r, uint32_t value, uint32_
 static void lapic_write(struct lapic *l, unsigned r, uint32_t value, uint32_t high)
 {
     struct after_write after = { .eoi_vector = -1 };
+    vapic_pull(l);
     lapic_lock(l);
     lapic_reg_write(l, r, value, high, &after);
     lapic_unlock(l);
+    vapic_push(l);
     if (after.must_send)
         lapic_send(l->v->vm, l, &after.msg);
     if (after.eoi_vector < 0)
@@ -198,6 +215,7 @@ int lapic_mmio_read(struct vcpu *v, uint32_t offset, unsigned bytes, void *data)
         lapic_illegal(l);
         return 0;
     }
+    vapic_pull(l);
     lapic_lock(l);
     uint32_t value = lapic_reg_read(l, r);
     lapic_unlock(l);
@@ -249,6 +267,7 @@ int lapic_msr_read(struct vcpu *v, uint32_t index, uint64_t *value)
     unsigned r = index - MSR_X2APIC_FIRST;
     if (!lapic_mode_x2(l) || r >= LREG_COUNT || !(READ_BITS & BIT(r)))
         return -EINVAL;
+    vapic_pull(l);
     lapic_lock(l);
     *value = lapic_reg_read(l, r);
     if (r == LREG_ICR)

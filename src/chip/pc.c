@@ -44,6 +44,8 @@ static int pc_irq_peek(struct vcpu *v)
     struct lapic *l = lapic_of(v);
     if (!l)
         return -1;
+    vapic_pull(l);
+    vapic_push(l); /* what arrived since */
     if (pc_lapic_takes_pic(v)) {
         int vector = v->ev.extint.pending ? v->ev.extint.vector : pic_peek(v->vm);
         if (vector >= 0)
@@ -63,7 +65,9 @@ static int pc_irq_take(struct vcpu *v)
         if (vector >= 0)
             return vector;
     }
-    return lapic_take(l);
+    int vector = lapic_take(l);
+    vapic_push(l);
+    return vector;
 }
 
 static bool is_lapic_msr(uint32_t index)

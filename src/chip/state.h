@@ -53,6 +53,8 @@ struct pit_state {
 void lapic_state_get(struct vcpu *v, uint8_t page[LAPIC_PAGE_BYTES]);
 /* -EINVAL without a LAPIC or, with bit 0 of those flags, an x2APIC id that is not this vCPU's. */
 int lapic_state_set(struct vcpu *v, const uint8_t page[LAPIC_PAGE_BYTES]);
+/* The word in guest memory through which the guest's patched code works on the TPR (KVM_SET_VAPIC_ADDR); 0: none. -EINVAL without a LAPIC or memory there. */
+int vapic_set(struct vcpu *v, uint64_t gpa);
 
 /* -ENXIO without the chip. */
 int pic_state_get(struct vm *vm, bool is_slave, struct pic_state *out);

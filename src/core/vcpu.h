@@ -100,6 +100,7 @@ enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_S
 #define VREQ_TRIPLE_FAULT (1u << 6)
 #define VREQ_IOAPIC_EOI (1u << 7) /* EXIT_IOAPIC_EOI of eoi_vector is due */
 #define VREQ_HOLD (1u << 8)       /* a hold began or ended, or somebody wants to look (core/hold.h) */
+#define VREQ_TPR_ACCESS (1u << 9) /* EXIT_TPR_ACCESS of tpr_access is due */
 
 /* What the client asked of guest debugging (KVM_SET_GUEST_DEBUG and its 2007 form). */
 struct guest_debug {
@@ -148,6 +149,11 @@ struct vcpu {
     struct replay replay;
     struct posted posted;
     struct dirty_ring dirty_ring;
+    bool reports_tpr; /* the client wants to see accesses to the LAPIC's TPR */
+    struct {
+        uint64_t rip; /* of the instruction */
+        bool is_write;
+    } tpr_access;         /* of VREQ_TPR_ACCESS; the vCPU's own thread */
     bool is_pv_enforced;  /* paravirtual MSRs and calls are only what the guest's CPUID says */
     uint8_t eoi_vector;   /* of VREQ_IOAPIC_EOI; the vCPU's own thread */
     bool want_irq_window; /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */

@@ -12,6 +12,9 @@
 PAYLOAD(hypercall);
 PAYLOAD(halt);
 PAYLOAD(steal);
+PAYLOAD(tpr);
+PAYLOAD(vapic);
+extern const uint8_t payload_tpr_write[], payload_tpr_read[];
 #define LOAD(name) machine_load(&m, p, payload_##name, PAYLOAD_BYTES(name))
 
 #define LAPIC_TPR 0x80
@@ -209,8 +212,80 @@ static void pv_steal_time(const struct peer *p)
     CHECK_EQ(((uint8_t *)m.run)[m.run->io.data_offset], KVM_VCPU_PREEMPTED); /* nobody's page any more */
 }
 
+static void tpr_reports(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, WITH_IRQCHIP);
+    NEED(KVM_CAP_VAPIC);
+    struct kvm_tpr_access_ctl ctl = { .enabled = 1, .flags = 1 };
+    CHECK_ERRNO(m.vcpu, KVM_TPR_ACCESS_REPORTING, &ctl, EINVAL);
+    ctl.flags = 0;
+    CHECK_ERRNO(m.vcpu, KVM_TPR_ACCESS_REPORTING, &ctl, 0);
+    LOAD(tpr);
+    RUN_TO(KVM_EXIT_TPR_ACCESS);
+    CHECK_EQ(m.run->tpr_access.rip, CODE_AT + (payload_tpr_write - payload_tpr));
+    CHECK_EQ(m.run->tpr_access.is_write, 1);
+    CHECK_EQ(machine_regs(&m, p).rip, CODE_AT + (payload_tpr_read - payload_tpr));
+    CHECK_EQ(apic_get(p, m.vcpu, LAPIC_TPR), 0x20);
+    RUN_TO(KVM_EXIT_TPR_ACCESS);
+    CHECK_EQ(m.run->tpr_access.rip, CODE_AT + (payload_tpr_read - payload_tpr));
+    CHECK_EQ(m.run->tpr_access.is_write, 0);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.port, 0x14);
+    CHECK_EQ(((uint8_t *)m.run)[m.run->io.data_offset], 0x20);
+    ctl.enabled = 0;
+    CHECK_ERRNO(m.vcpu, KVM_TPR_ACCESS_REPORTING, &ctl, 0);
+    LOAD(tpr);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.port, 0x14);
+}
+
+/* The TPR that the guest keeps in the page counts, and the page says what is in service and what waits. */
+static void vapic_page(const struct peer *p)
+{
+    struct machine m, w;
+    machine_create(&w, p, 0);
+    struct kvm_vapic_addr at = { .vapic_addr = DATA_AT };
+    CHECK_ERRNO(w.vcpu, KVM_SET_VAPIC_ADDR, &at, EINVAL);
+    machine_create(&m, p, WITH_IRQCHIP);
+    NEED(KVM_CAP_VAPIC);
+    at.vapic_addr = 0x10000000;
+    CHECK_ERRNO(m.vcpu, KVM_SET_VAPIC_ADDR, &at, EINVAL);
+    at.vapic_addr = DATA_AT;
+    CHECK_ERRNO(m.vcpu, KVM_SET_VAPIC_ADDR, &at, 0);
+    apic_set(p, m.vcpu, LAPIC_SVR, 0x1ff);
+    apic_set(p, m.vcpu, LAPIC_TPR, 0xf0);
+    LOAD(vapic);
+    struct kvm_msi msi = { .address_lo = 0xfee00000, .data = 0x41 };
+    CHECK_EQ(CALL(m.vm, KVM_SIGNAL_MSI, &msi), 1);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.port, 0x15);
+    CHECK_EQ(m.ram[DATA_AT + 0x41], 0);
+    CHECK_EQ(apic_get(p, m.vcpu, LAPIC_TPR), 0x10);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.port, 0x16);
+    CHECK_EQ(m.ram[DATA_AT + 0x41], 1);
+    CHECK_EQ(apic_get(p, m.vcpu, LAPIC_TPR), 0xf0);
+    CHECK_EQ(apic_get(p, m.vcpu, LAPIC_ISR + 0x20), 2);
+    msi.data = 0x42;
+    CHECK_EQ(CALL(m.vm, KVM_SIGNAL_MSI, &msi), 1);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.ram[DATA_AT + 1], 0x40);
+    CHECK_EQ(m.ram[DATA_AT + 3], 0x42);
+    at.vapic_addr = 0;
+    CHECK_ERRNO(m.vcpu, KVM_SET_VAPIC_ADDR, &at, 0);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.ram[DATA_AT], 0xf0);
+    CHECK_EQ(apic_get(p, m.vcpu, LAPIC_TPR), 0x10); /* as it was when the page was taken away */
+}
+
 const struct conform_case cases_today_pv[] = {
-    { "pv_calls", pv_calls },           { "pv_kick", pv_kick }, { "pv_features_enforced", pv_features_enforced }, { "pv_calls_enforced", pv_calls_enforced },
+    { "pv_calls", pv_calls },
+    { "pv_kick", pv_kick },
+    { "pv_features_enforced", pv_features_enforced },
+    { "pv_calls_enforced", pv_calls_enforced },
     { "pv_steal_time", pv_steal_time },
+    { "tpr_reports", tpr_reports },
+    { "vapic_page", vapic_page },
 };
 const size_t n_cases_today_pv = sizeof cases_today_pv / sizeof *cases_today_pv;

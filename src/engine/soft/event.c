@@ -193,6 +193,11 @@ enum step event_requests(struct soft_vcpu *sv)
             v->exit.eoi.vector = v->eoi_vector;
             return exit_with(sv, EXIT_IOAPIC_EOI);
         }
+        if (req & VREQ_TPR_ACCESS) {
+            v->exit.tpr.rip = v->tpr_access.rip;
+            v->exit.tpr.is_write = v->tpr_access.is_write;
+            return exit_with(sv, EXIT_TPR_ACCESS);
+        }
         if ((req & VREQ_EXIT) || vcpu_signal_pending(v))
             return exit_with(sv, EXIT_INTR);
         enum step s = wait_runnable(sv);

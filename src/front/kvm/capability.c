@@ -25,6 +25,7 @@ static const struct kvm_capability capabilities[] = {
     CAP(MMU_SHADOW_CACHE_CONTROL, 1),
     CAP(USER_MEMORY, 1),
     CAP(SET_TSS_ADDR, 1),
+    CAP(VAPIC, 1),
     CAP(EXT_CPUID, 1),
     CAP(CLOCKSOURCE, 1),
     CAP(NR_VCPUS, ONLINE_CPUS),

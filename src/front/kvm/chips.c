@@ -233,11 +233,18 @@ int kvm_chips_set_lapic(struct kvm_vcpu *c, struct kvm_arg *a)
     return r;
 }
 
-/* KVM_CAP_VAPIC is not offered, yet QEMU clears the address at each reset and takes a refusal of that for fatal. */
 int kvm_chips_set_vapic(struct kvm_vcpu *c, struct kvm_arg *a)
 {
-    const struct kvm_vapic_addr *v = a->data;
-    return !c->v->lapic || v->vapic_addr ? -EINVAL : 0;
+    return vapic_set(c->v, ((const struct kvm_vapic_addr *)a->data)->vapic_addr);
+}
+
+int kvm_chips_report_tpr(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    const struct kvm_tpr_access_ctl *ctl = a->data;
+    if (ctl->flags)
+        return -EINVAL;
+    c->v->reports_tpr = ctl->enabled;
+    return 0;
 }
 
 int kvm_chips_clock_ctrl(struct kvm_vcpu *c, struct kvm_arg *a)

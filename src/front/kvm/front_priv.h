@@ -228,6 +228,7 @@ KVM_VCPU_HANDLER(kvm_chips_get_lapic);
 KVM_VCPU_HANDLER(kvm_chips_set_lapic);
 KVM_VCPU_HANDLER(kvm_chips_clock_ctrl);
 KVM_VCPU_HANDLER(kvm_chips_set_vapic);
+KVM_VCPU_HANDLER(kvm_chips_report_tpr);
 
 /* regs.c, sregs.c */
 KVM_VCPU_HANDLER(kvm_regs_handle_get);
