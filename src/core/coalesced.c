@@ -105,7 +105,7 @@ static void remove_zones(struct vm *vm, bool is_all, bool is_pio, uint64_t addr,
     struct coalesced *c = vm->coalesced;
     for (struct zone **p = &c->zones; *p;) {
         struct zone *z = *p;
-        bool is_in = z->is_pio == is_pio && z->region.addr >= addr && z->region.addr + z->region.bytes <= addr + bytes;
+        bool is_in = z->is_pio == is_pio && addr >= z->region.addr && bytes <= z->region.bytes && addr - z->region.addr <= z->region.bytes - bytes;
         if (!is_all && !is_in) {
             p = &z->next;
             continue;

@@ -25,7 +25,7 @@ struct coalesced_ring {
 /* The page of the ring, given once before the first zone; stays the front's, which must keep it until the VM goes. */
 int coalesced_set_ring(struct vm *vm, struct coalesced_ring *ring);
 int coalesced_add_zone(struct vm *vm, bool is_pio, uint64_t addr, uint32_t bytes);    /* -ENXIO no ring, -ENOMEM, -EINVAL wrap */
-int coalesced_remove_zone(struct vm *vm, bool is_pio, uint64_t addr, uint32_t bytes); /* every zone inside the range; 0 even if none */
+int coalesced_remove_zone(struct vm *vm, bool is_pio, uint64_t addr, uint32_t bytes); /* every zone that the range lies in; 0 even if none */
 void coalesced_fini(struct vm *vm);
 
 #endif

@@ -246,8 +246,60 @@ static void coalesced_mmio(const struct peer *p)
     CHECK_EQ(m.run->mmio.phys_addr, 0xd0010);
 }
 
+/* Ports too; a zone goes by any part of it, and a full ring lets the write out. */
+static void coalesced_zones(const struct peer *p)
+{
+    struct machine m;
+    machine_create(&m, p, 0);
+    int page = NEED(KVM_CAP_COALESCED_MMIO);
+    NEED(KVM_CAP_COALESCED_PIO);
+    struct kvm_coalesced_mmio_ring *ring = (void *)((uint8_t *)m.run + page * 4096);
+    struct kvm_coalesced_mmio_zone zone = { .addr = 0x3f8, .size = 8, .pio = 2 };
+    CHECK_ERRNO(m.vm, KVM_REGISTER_COALESCED_MMIO, &zone, EINVAL);
+    CHECK_ERRNO(m.vm, KVM_UNREGISTER_COALESCED_MMIO, &zone, EINVAL);
+    zone.pio = 1;
+    CHECK_ERRNO(m.vm, KVM_REGISTER_COALESCED_MMIO, &zone, 0);
+    LOAD(out);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK(m.run->io.port != 0x3f8);
+    REQUIRE_EQ((ring->last - ring->first) % 170, 1);
+    CHECK_EQ(ring->coalesced_mmio[0].phys_addr, 0x3f8);
+    CHECK_EQ(ring->coalesced_mmio[0].len, 1);
+    CHECK_EQ(ring->coalesced_mmio[0].pio, 1);
+    /* One entry always stays free. */
+    ring->first = 5;
+    ring->last = 4;
+    LOAD(out);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.port, 0x3f8);
+    CHECK_EQ(ring->last, 4);
+    ring->first = 6;
+    LOAD(out);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK(m.run->io.port != 0x3f8);
+    CHECK_EQ(ring->last, 5);
+    ring->first = ring->last = 0;
+
+    zone.addr = 0x3f0;
+    zone.size = 32;
+    CHECK_ERRNO(m.vm, KVM_UNREGISTER_COALESCED_MMIO, &zone, 0); /* more than the zone: not it */
+    zone.addr = 0x3f8;
+    zone.size = 1;
+    zone.pio = 0;
+    CHECK_ERRNO(m.vm, KVM_UNREGISTER_COALESCED_MMIO, &zone, 0); /* memory */
+    LOAD(out);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK(m.run->io.port != 0x3f8);
+    zone.pio = 1;
+    CHECK_ERRNO(m.vm, KVM_UNREGISTER_COALESCED_MMIO, &zone, 0);
+    LOAD(out);
+    RUN_TO(KVM_EXIT_IO);
+    CHECK_EQ(m.run->io.port, 0x3f8);
+}
+
 const struct conform_case cases_today_chips[] = {
     { "irqchip_state", irqchip_state },     { "pit_state", pit_state },           { "pic_line", pic_line },   { "irqfd", irqfd },
     { "routing_and_msi", routing_and_msi }, { "pit_interrupts", pit_interrupts }, { "ioeventfd", ioeventfd }, { "coalesced_mmio", coalesced_mmio },
+    { "coalesced_zones", coalesced_zones },
 };
 const size_t n_cases_today_chips = sizeof cases_today_chips / sizeof *cases_today_chips;

@@ -757,6 +757,8 @@ static void test_coalesced(void **state)
     assert_int_equal(bus_write(&vm->mmio, NULL, 0xa0000, 4, &i), 0);
     assert_int_equal(bus_write(&vm->mmio, NULL, 0xa0ffe, 4, &i), -EOPNOTSUPP);
     assert_int_equal(coalesced_remove_zone(vm, false, 0xa0000, 0x2000), 0);
+    assert_int_equal(bus_write(&vm->mmio, NULL, 0xa0000, 4, &i), 0); /* the range is no part of the zone */
+    assert_int_equal(coalesced_remove_zone(vm, false, 0xa0800, 4), 0);
     assert_int_equal(bus_write(&vm->mmio, NULL, 0xa0000, 4, &i), -EOPNOTSUPP);
     vm_put(vm);
     munmap(ring, 4096);
