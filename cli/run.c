@@ -3,22 +3,20 @@
  * `vitrine run`, and this program under another name: becomes another program that finds vitrine behind /dev/kvm, by way of LD_PRELOAD. Knows about the
  * loader's environment and about programs that it would not work for; what the preloaded library does is src/transport/preload.c.
  */
-#include <elf.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "transport/program.h"
 #include "vitrine/vitrine.h"
 
-#define RUN_LIBRARY "libvitrine-preload.so"
+#define RUN_LIBRARY PROGRAM_LIBRARY
 
 /* As shells have it; what is wrong with the call itself is CLI_USAGE or CLI_FAILED. */
 enum { RUN_CANNOT = 126, RUN_NOT_FOUND = 127 };
@@ -49,120 +47,6 @@ static bool run_find_library(char path[PATH_MAX])
     }
     snprintf(path, PATH_MAX, "%s/" RUN_LIBRARY, VITRINE_LIBDIR);
     return access(path, R_OK) == 0;
-}
-
-/* The file that execvp would run, or NULL; errno is ENOENT or what kept it from being found. In the PATH, `except` is passed over. */
-static const char *run_find_command(const char *name, const struct stat *except, char path[PATH_MAX])
-{
-    const char *list = getenv("PATH");
-    int error = ENOENT;
-
-    if (strchr(name, '/')) {
-        snprintf(path, PATH_MAX, "%s", name);
-        return access(path, X_OK) == 0 ? path : NULL;
-    }
-    for (list = list ? list : "/bin:/usr/bin"; *name; list++) {
-        size_t n = strcspn(list, ":");
-        struct stat st;
-
-        snprintf(path, PATH_MAX, "%.*s%s%s", (int)n, list, n ? "/" : "", name);
-        if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && !(except && st.st_dev == except->st_dev && st.st_ino == except->st_ino)) {
-            if (access(path, X_OK) == 0)
-                return path;
-            error = EACCES;
-        }
-        list += n;
-        if (!*list)
-            break;
-    }
-    errno = error;
-    return NULL;
-}
-
-/* The interpreter that an ELF program asks for: true and "" if none. */
-static bool run_read_interpreter(int fd, const Elf64_Ehdr *header, char interpreter[PATH_MAX])
-{
-    interpreter[0] = '\0';
-    for (unsigned i = 0; i < header->e_phnum; i++) {
-        Elf64_Phdr p;
-
-        if (pread(fd, &p, sizeof(p), (off_t)(header->e_phoff + (uint64_t)i * header->e_phentsize)) != sizeof(p))
-            return false;
-        if (p.p_type != PT_INTERP)
-            continue;
-        if (p.p_filesz == 0 || p.p_filesz >= PATH_MAX || pread(fd, interpreter, p.p_filesz, (off_t)p.p_offset) != (ssize_t)p.p_filesz)
-            return false;
-        interpreter[p.p_filesz] = '\0';
-    }
-    return true;
-}
-
-/* True if running the file changes what this process may do: the loader then preloads nothing. */
-static bool run_is_privileged(int fd)
-{
-    struct stat st;
-
-    if (fstat(fd, &st) != 0)
-        return false;
-    if ((st.st_mode & S_ISUID) && geteuid() != st.st_uid)
-        return true;
-    if ((st.st_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP) && getegid() != st.st_gid)
-        return true;
-    return geteuid() != 0 && fgetxattr(fd, "security.capability", NULL, 0) > 0;
-}
-
-/* Why a program would run without us: NULL if it would not, or if that is for execve to say. */
-static const char *run_refusal_of(const char *path, char script[PATH_MAX])
-{
-    union {
-        Elf64_Ehdr elf;
-        char text[256];
-    } head = { .text = { 0 } };
-    char interpreter[PATH_MAX];
-    const char *why = NULL, *base;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    script[0] = '\0';
-    if (fd < 0)
-        return NULL;
-    ssize_t n = read(fd, &head, sizeof(head) - 1);
-    if (n > 2 && memcmp(head.text, "#!", 2) == 0) {
-        char *begin = head.text + 2 + strspn(head.text + 2, " \t");
-        begin[strcspn(begin, " \t\n")] = '\0';
-        snprintf(script, PATH_MAX, "%s", begin);
-    } else if (n < (ssize_t)sizeof(head.elf) || memcmp(head.elf.e_ident, ELFMAG, SELFMAG) != 0) {
-        why = NULL;
-    } else if (head.elf.e_ident[EI_CLASS] != ELFCLASS64 || head.elf.e_machine != EM_X86_64) {
-        why = "is not a program for x86-64; this is not supported";
-    } else if (run_is_privileged(fd)) {
-        why = "is set-user-ID, set-group-ID or has capabilities: the loader does not let vitrine in";
-    } else if (run_read_interpreter(fd, &head.elf, interpreter)) {
-        base = strrchr(interpreter, '/');
-        if (!*interpreter)
-            why = "is statically linked; this is not supported yet";
-        else if (strncmp(base ? base + 1 : interpreter, "ld-linux-", 9) != 0)
-            why = "is not linked with glibc; this is not supported yet";
-    }
-    close(fd);
-    return why;
-}
-
-static int run_check(const char *path)
-{
-    char script[PATH_MAX], next[PATH_MAX];
-
-    snprintf(next, sizeof(next), "%s", path);
-    for (unsigned depth = 0; depth < 4; depth++) { /* a script's interpreter may be a script */
-        const char *why = run_refusal_of(next, script);
-        if (why) {
-            cli_error(CLI_FAILED, "run", "%s %s", next, why);
-            return RUN_CANNOT;
-        }
-        if (!*script)
-            break;
-        snprintf(next, sizeof(next), "%s", script);
-    }
-    return 0;
 }
 
 /* LD_PRELOAD's separators cannot be quoted. A command below another `vitrine run` has the library there already. */
@@ -225,25 +109,51 @@ static int run_options(int argc, char **argv, bool *is_help)
     return CLI_DONE;
 }
 
+/* Becomes the host of a statically linked program. */
+static int run_hosted(const struct program *program, const char *library, const char *path, char **command)
+{
+    char host[PATH_MAX];
+    struct program_call call;
+    void *room;
+
+    if (program_find_host(library, host) != 0)
+        return cli_error(CLI_FAILED, "run", "%s is statically linked, and there is no %s beside %s", program->path, PROGRAM_HOST, library);
+    room = malloc(program_call_bytes(program, path, command, environ));
+    if (!room)
+        return cli_error(CLI_FAILED, "run", "%s", strerror(ENOMEM));
+    program_call_hosted(program, path, command, environ, room, &call);
+    execve(host, call.argv, call.envp);
+    cli_error(CLI_FAILED, "run", "cannot run %s: %s", host, strerror(errno));
+    free(room);
+    return RUN_CANNOT;
+}
+
 /* Becomes the command. Returns the status to end with if it cannot. */
 static int run_become(char **command, const struct stat *except)
 {
     char library[PATH_MAX], path[PATH_MAX];
+    struct program program;
     int status;
 
     if (!run_find_library(library))
         return cli_error(CLI_FAILED, "run", "cannot find %s next to this program or in %s", RUN_LIBRARY, VITRINE_LIBDIR);
-    if (!run_find_command(command[0], except, path)) {
+    if (!program_find(command[0], except, path)) {
         status = errno == ENOENT || errno == ENOTDIR ? RUN_NOT_FOUND : RUN_CANNOT;
         cli_error(CLI_FAILED, "run", "%s: %s", command[0], status == RUN_NOT_FOUND ? "command not found" : strerror(errno));
         return status;
     }
-    status = run_check(path);
-    if (status)
-        return status;
+    program_examine(path, &program);
+    if (program.kind == PROGRAM_REFUSED) {
+        cli_error(CLI_FAILED, "run", "%s %s", program.path, program.why);
+        return RUN_CANNOT;
+    }
+    if (program.kind == PROGRAM_HOSTED && getenv("VITRINE_NO_CHILDREN"))
+        return run_hosted(&program, library, path, command); /* nothing to preload into */
     status = run_set_environment(library);
     if (status != CLI_DONE)
         return status;
+    if (program.kind == PROGRAM_HOSTED)
+        return run_hosted(&program, library, path, command);
     execv(path, command);
     status = errno == ENOENT ? RUN_NOT_FOUND : RUN_CANNOT;
     cli_error(CLI_FAILED, "run", "cannot run %s: %s", path, strerror(errno));

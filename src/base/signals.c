@@ -29,6 +29,7 @@ struct entry {
 static struct entry entries[N_SIGNALS + 1];
 static atomic_flag lock = ATOMIC_FLAG_INIT;
 static void (*notice)(void);
+static const struct signals_ops *kernel; /* NULL: the C library's sigaction, and calls of the client's handlers */
 
 /* Handlers use these: a lazily allocated block would mean malloc in a signal handler. */
 static _Thread_local struct {
@@ -38,6 +39,8 @@ static _Thread_local struct {
 
 static int real_sigaction(int sig, const struct sigaction *action, struct sigaction *old)
 {
+    if (kernel)
+        return kernel->action(sig, action, old);
     static int (*_Atomic real)(int, const struct sigaction *, struct sigaction *);
     int (*call)(int, const struct sigaction *, struct sigaction *) = atomic_load(&real);
     if (!call) {
@@ -191,6 +194,10 @@ void signals_deliver(int sig, siginfo_t *info, void *context)
             do_default(sig, info);
         return;
     }
+    if (kernel) {
+        kernel->deliver(&action, sig, info, context);
+        return;
+    }
     if (entries[sig].is_claimed) /* its handler runs with no mask; the return from it restores the old one */
         change_mask(SIG_BLOCK, *first_word(&action.sa_mask) | (action.sa_flags & SA_NODEFER ? 0 : bit_of(sig)));
     client_call(&action, sig, info, context);
@@ -297,6 +304,18 @@ void signals_release(void)
     errno = saved_errno;
 }
 
+void signals_release_blocked(void)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    if (!--held.depth)
+        held.waiting = 0;
+}
+
+void signals_set_depth(unsigned depth)
+{
+    held.depth = depth;
+}
+
 bool signals_is_held(void)
 {
     return held.depth;
@@ -305,6 +324,11 @@ bool signals_is_held(void)
 bool signals_has_waiting(void)
 {
     return held.waiting;
+}
+
+void signals_set_ops(const struct signals_ops *ops)
+{
+    kernel = ops;
 }
 
 void signals_set_notice(void (*f)(void))

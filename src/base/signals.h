@@ -27,11 +27,25 @@ void signals_deliver(int sig, siginfo_t *info, void *context);
  */
 void signals_hold(void);
 void signals_release(void);
+/* As release, but what waits stays blocked: the caller's return from its own signal handler restores the client's mask. */
+void signals_release_blocked(void);
+/* In the child of a vfork, which shares its parent's thread-local state, and in the parent after it. */
+void signals_set_depth(unsigned depth);
 /* True between hold and release. Async-signal-safe. */
 bool signals_is_held(void);
 /* True if a signal waits for this thread's release. */
 bool signals_has_waiting(void);
 /* Called on the thread that a signal came to, before its handler runs or when it is made to wait. Async-signal-safe. Set once. */
 void signals_set_notice(void (*notice)(void));
+
+/*
+ * For a transport whose client has another C library, so that its handlers cannot be called: how the kernel is told of an action (as sigaction), and how a
+ * handler of the client's begins when `context`, which is the client's, is returned to. Set once, before the client runs.
+ */
+struct signals_ops {
+    int (*action)(int sig, const struct sigaction *action, struct sigaction *old);
+    void (*deliver)(const struct sigaction *action, int sig, siginfo_t *info, void *context);
+};
+void signals_set_ops(const struct signals_ops *ops);
 
 #endif

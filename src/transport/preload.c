@@ -27,6 +27,7 @@
 #include "base/signals.h"
 #include "front/kvm/front.h"
 #include "transport/inproc.h"
+#include "transport/node.h"
 #include "transport/registry.h"
 
 #define LIBRARY "libvitrine-preload.so"
@@ -81,6 +82,8 @@ __attribute__((constructor)) static void preload_init(void)
     pthread_atfork(NULL, NULL, note_process);
     if (getenv("VITRINE_NO_CHILDREN"))
         leave_environment();
+    else
+        preload_exec_find();
 }
 
 bool preload_is_ours(int fd)
@@ -125,7 +128,7 @@ static enum preload_kind kind_by_name(int fd)
 /* Puts a device of ours where one of the host's, or of an earlier program's in this process, is open. */
 static bool take_place(int fd)
 {
-    int flags = fcntl(fd, F_GETFD), own = vitrine_open(PRELOAD_NODE);
+    int flags = fcntl(fd, F_GETFD), own = vitrine_open(NODE_PATH);
     bool is_done = own >= 0 && dup3(own, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0) == fd;
     if (own >= 0)
         close(own);

@@ -8,10 +8,6 @@
 
 #include <stdbool.h>
 
-#define PRELOAD_NODE "/dev/kvm"
-#define PRELOAD_NODE_MAJOR 10 /* misc devices; kvm's number: Linux, Documentation/admin-guide/devices.txt */
-#define PRELOAD_NODE_MINOR 232
-
 struct stat;
 
 /*
@@ -37,6 +33,7 @@ bool preload_may_change(void);
 void *preload_next(void **slot, const char *name);
 
 /* Fills the slots of a file of ours. */
+void preload_exec_find(void);
 void preload_open_find(void);
 void preload_close_find(void);
 

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "transport/inproc.h"
+#include "transport/node.h"
 
 /* Of glibc's <bits/fcntl2.h>: what open becomes when a program is compiled with _FORTIFY_SOURCE. */
 int __open_2(const char *path, int flags);
@@ -42,15 +43,11 @@ void preload_open_find(void)
 
 static int open_node(int flags)
 {
-    bool is_exclusive = (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL);
-    if (is_exclusive || (flags & O_DIRECTORY)) {
-        errno = is_exclusive ? EEXIST : ENOTDIR;
-        return -1;
-    }
-    int fd = vitrine_open(PRELOAD_NODE);
-    if (fd >= 0 && !(flags & O_CLOEXEC))
-        fcntl(fd, F_SETFD, 0);
-    return fd;
+    int fd = node_open(flags);
+    if (fd >= 0)
+        return fd;
+    errno = -fd;
+    return -1;
 }
 
 static int at_flags(int flags)

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "base/signals.h"
+#include "transport/node.h"
 
 #define NODE_FOLDER "/dev"
 #define NODE_BASE "kvm"
@@ -33,7 +34,7 @@ NEXT_SLOT(canonicalize_file_name);
 
 bool preload_stat_is_node(const struct stat *st)
 {
-    return S_ISCHR(st->st_mode) && st->st_rdev == makedev(PRELOAD_NODE_MAJOR, PRELOAD_NODE_MINOR);
+    return S_ISCHR(st->st_mode) && st->st_rdev == makedev(NODE_MAJOR, NODE_MINOR);
 }
 
 /* By the call that the C library makes: a client's seccomp filter may know no other. */
@@ -98,7 +99,7 @@ __attribute__((noinline)) bool preload_is_node(int dir, const char *path, int fl
 {
     if ((uintptr_t)path < 4096)
         return false;
-    if (!strcmp(path, PRELOAD_NODE))
+    if (!strcmp(path, NODE_PATH))
         return !signals_is_held();
     size_t n = strlen(path), n_base = sizeof NODE_BASE - 1;
     if (n < n_base || memcmp(path + n - n_base, NODE_BASE, n_base) != 0 || (n > n_base && path[n - n_base - 1] != '/'))
@@ -122,7 +123,7 @@ __attribute__((noinline)) bool preload_is_node_refused(int dir, const char *path
 
 static char *node_name(char *out)
 {
-    return out ? strcpy(out, PRELOAD_NODE) : strdup(PRELOAD_NODE);
+    return out ? strcpy(out, NODE_PATH) : strdup(NODE_PATH);
 }
 
 char *realpath(const char *restrict path, char *restrict out)
@@ -135,10 +136,10 @@ char *realpath(const char *restrict path, char *restrict out)
 
 char *__realpath_chk(const char *path, char *out, size_t bytes)
 {
-    if (bytes >= sizeof PRELOAD_NODE && preload_is_node(AT_FDCWD, path, 0))
+    if (bytes >= sizeof NODE_PATH && preload_is_node(AT_FDCWD, path, 0))
         return node_name(out);
     char *found = NEXT(__realpath_chk)(path, out, bytes);
-    return !found && bytes >= sizeof PRELOAD_NODE && preload_is_node_refused(AT_FDCWD, path, 0) ? node_name(out) : found;
+    return !found && bytes >= sizeof NODE_PATH && preload_is_node_refused(AT_FDCWD, path, 0) ? node_name(out) : found;
 }
 
 char *canonicalize_file_name(const char *path)

@@ -13,10 +13,10 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "base/signals.h"
+#include "transport/node.h"
 
 int __xstat(int version, const char *path, struct stat *out);
 int __lxstat(int version, const char *path, struct stat *out);
@@ -53,38 +53,24 @@ NEXT_SLOT(readlinkat);
 
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "x86-64 has one");
 
-#define NODE_INODE 0x6b766d
-#define NODE_MODE (S_IFCHR | 0666)
-
-static int node_stat(void *to)
+static int node_stat(void *out) /* either name of the struct */
 {
-    struct stat *out = to;
-    memset(out, 0, sizeof(*out));
-    out->st_ino = NODE_INODE;
-    out->st_mode = NODE_MODE;
-    out->st_nlink = 1;
-    out->st_rdev = makedev(PRELOAD_NODE_MAJOR, PRELOAD_NODE_MINOR);
-    out->st_blksize = 4096;
+    node_fill_stat(out);
     return 0;
 }
 
 static int node_statx(struct statx *out)
 {
-    memset(out, 0, sizeof(*out));
-    out->stx_mask = STATX_BASIC_STATS;
-    out->stx_blksize = 4096;
-    out->stx_nlink = 1;
-    out->stx_mode = NODE_MODE;
-    out->stx_ino = NODE_INODE;
-    out->stx_rdev_major = PRELOAD_NODE_MAJOR;
-    out->stx_rdev_minor = PRELOAD_NODE_MINOR;
+    node_fill_statx(out);
     return 0;
 }
 
 static int node_access(int mode)
 {
-    errno = mode & ~(R_OK | W_OK | X_OK) ? EINVAL : EACCES;
-    return mode & ~(R_OK | W_OK) ? -1 : 0;
+    int r = node_check_access(mode);
+    if (r)
+        errno = -r;
+    return r ? -1 : 0;
 }
 
 /* The node may be reached by a name that is not known for it: what the host has there is no matter. */
@@ -163,7 +149,7 @@ STAT_FAMILY(64)
 
 static bool statx_is_node(const struct statx *out)
 {
-    return S_ISCHR(out->stx_mode) && out->stx_rdev_major == PRELOAD_NODE_MAJOR && out->stx_rdev_minor == PRELOAD_NODE_MINOR && !signals_is_held();
+    return S_ISCHR(out->stx_mode) && out->stx_rdev_major == NODE_MAJOR && out->stx_rdev_minor == NODE_MINOR && !signals_is_held();
 }
 
 int statx(int dir, const char *restrict path, int flags, unsigned mask, struct statx *restrict out)
@@ -221,7 +207,7 @@ static ssize_t readlink_after(ssize_t n, const char *path, char *out, size_t byt
 {
     static const struct {
         const char *ours, *kernel;
-    } names[] = { { "/memfd:kvm (deleted)", PRELOAD_NODE }, { "/memfd:kvm-vm (deleted)", "anon_inode:kvm-vm" } };
+    } names[] = { { "/memfd:kvm (deleted)", NODE_PATH }, { "/memfd:kvm-vm (deleted)", "anon_inode:kvm-vm" } };
     if (n < 11 || memcmp(out, "/memfd:kvm", 10) != 0 || strncmp(path, "/proc/", 6) != 0 || signals_is_held())
         return n;
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
