@@ -220,6 +220,10 @@ real_start:
     cld
     rep stosb
     mov %ecx, REAL_RESULT + 40
+    mov $0x5678fffe, %edi
+    stosb
+    stosb
+    mov %edi, REAL_RESULT + 68
     /* 9: BCD and the rest that 64-bit mode lacks */
     mov $0x19, %al
     add $0x28, %al

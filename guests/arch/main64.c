@@ -18,5 +18,6 @@ void main64(void)
     test_fpu();
     test_code();
     test_smm();
+    test_strings();
     test_triple_fault();
 }

@@ -89,6 +89,7 @@ void test_real(void)
     check("above 1 MiB", r[8], 0x1235813);
     check("far CALL", r[9], REAL_AT >> 4);
     check("REP STOSB counts CX", r[10], 0x12340000);
+    check("STOSB wraps DI", r[17], 0x56780000);
     check("DAA", r[11], 0x47);
     check("AAM", r[12], 0x0603);
     check("PE is clear", r[13], 0);

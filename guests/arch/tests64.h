@@ -15,6 +15,7 @@ void test_debug(void);
 void test_fpu(void);
 void test_code(void);
 void test_smm(void);
+void test_strings(void);
 void test_triple_fault(void);
 
 #endif

@@ -3,8 +3,8 @@
  * MOVS STOS LODS CMPS SCAS, with and without REP (SDM vol. 2, "REP/REPE/REPZ/REPNE/REPNZ"). Called by exec_insn on the vCPU's thread, no lock.
  *
  * Each iteration commits before the next begins, so a fault or an exit in the middle leaves rCX, rSI and rDI at the iteration to be restarted.
- * Forward runs in plain RAM go by chunks within a page; all else, MMIO included, element by element. After a bounded amount the helper
- * returns STEP_REPEAT so that interrupts get in.
+ * Runs in plain RAM go by chunks within a page, moves and fills in both directions; all else, MMIO included, element by element. After a bounded
+ * amount the helper returns STEP_REPEAT so that interrupts get in.
  */
 #include "engine/soft/help_string.h"
 #include "engine/soft/light.h"
@@ -18,7 +18,7 @@ typedef uint64_t __attribute__((may_alias, aligned(1))) any64;
 /* What one iteration, or a chunk of them, does. */
 struct string_kind {
     bool has_source, has_dest;
-    bool is_compare; /* ends on ZF */
+    bool is_compare; /* ends on ZF; its chunks go forward only */
     enum step (*element)(struct soft_vcpu *sv, const struct string_op *op);
     /* Does at most n elements, n >= 2; how many it did: 0 sends the run loop to element(). */
     uint64_t (*chunk)(struct soft_vcpu *sv, const struct string_op *op, uint64_t n, bool ends_on_zf);
@@ -54,24 +54,42 @@ void string_advance(struct soft_vcpu *sv, const struct string_op *op, uint64_t n
         gpr_write(sv, GPR_RCX, op->addr_bytes, gpr[GPR_RCX] - n);
 }
 
+/* How many elements lie in the page of the first one and below or above it in the address size. */
+static uint64_t elements_in_page(const struct string_op *op, uint64_t offset, gva_t gva)
+{
+    uint64_t in_page = gva & PAGE_OFFSET_MASK, room;
+    if (op->is_backward) {
+        if (in_page + op->bytes > PAGE_BYTES)
+            return 0;
+        room = in_page / op->bytes + 1;
+        return room < offset / op->bytes + 1 ? room : offset / op->bytes + 1;
+    }
+    room = (PAGE_BYTES - in_page) / op->bytes;
+    if (op->mask != ~0ull && room > (op->mask - offset + 1) / op->bytes)
+        room = (op->mask - offset + 1) / op->bytes;
+    return room;
+}
+
 uint8_t *string_host(struct soft_vcpu *sv, const struct string_op *op, unsigned seg, unsigned reg, bool is_write, uint64_t *n)
 {
     uint64_t offset = sv->v.cpu.gpr[reg] & op->mask;
     gva_t gva;
     if (seg_linear(sv, seg, offset, op->bytes, is_write, &gva) != STEP_NEXT)
         return NULL;
-    uint64_t room = (PAGE_BYTES - (gva & PAGE_OFFSET_MASK)) / op->bytes;
-    if (op->mask != ~0ull && room > (op->mask - offset + 1) / op->bytes)
-        room = (op->mask - offset + 1) / op->bytes;
+    uint64_t room = elements_in_page(op, offset, gva);
     if (room > *n)
         room = *n;
-    /* The last byte shows whether the segment ends before. */
-    if (room == 0 || seg_linear(sv, seg, offset, (unsigned)room * op->bytes, is_write, &gva) != STEP_NEXT)
+    if (room == 0)
+        return NULL;
+    uint64_t below = op->is_backward ? (room - 1) * op->bytes : 0;
+    /* The whole run: the segment may end before. */
+    if (seg_linear(sv, seg, offset - below, (unsigned)room * op->bytes, is_write, &gva) != STEP_NEXT)
         return NULL;
     uint8_t *host = linear_host(sv, gva, (unsigned)room * op->bytes, is_write);
-    if (host)
-        *n = room;
-    return host;
+    if (!host)
+        return NULL;
+    *n = room;
+    return host + below;
 }
 
 static uint64_t load(const uint8_t *p, unsigned bytes)
@@ -142,10 +160,22 @@ static uint64_t movs_chunk(struct soft_vcpu *sv, const struct string_op *op, uin
     if (!from)
         return 0;
     uint8_t *to = string_host(sv, op, SEG_ES, GPR_RDI, true, &n);
-    /* Byte by byte is the same as element by element unless an element overlaps its own copy from below. */
-    if (!to || (to > from && (uint64_t)(to - from) < op->bytes))
+    uint64_t up = (uint64_t)to - (uint64_t)from, ahead = op->is_backward ? -up : up, bytes = n * op->bytes;
+    /* Byte by byte is the same as element by element unless an element overlaps its own copy ahead of it. */
+    if (!to || (ahead && ahead < op->bytes))
         return 0;
-    light_copy(to, from, n * op->bytes);
+    if (!op->is_backward) {
+        light_copy(to, from, bytes);
+        return n;
+    }
+    from -= bytes - op->bytes;
+    to -= bytes - op->bytes;
+    if (up >= bytes && -up >= bytes) {
+        light_copy(to, from, bytes); /* they do not overlap: the order is nobody's business */
+        return n;
+    }
+    while (bytes-- > 0)
+        ((volatile uint8_t *)to)[bytes] = from[bytes];
     return n;
 }
 
@@ -160,6 +190,8 @@ static uint64_t stos_chunk(struct soft_vcpu *sv, const struct string_op *op, uin
     void *to = string_host(sv, op, SEG_ES, GPR_RDI, true, &n);
     if (!to)
         return 0;
+    if (op->is_backward)
+        to = (uint8_t *)to - (n - 1) * op->bytes;
     uint64_t left = n, value = sv->v.cpu.gpr[GPR_RAX];
     switch (op->bytes) {
     case 1:
@@ -245,7 +277,7 @@ static enum step string_run(struct soft_vcpu *sv, const struct insn *in, const s
 {
     struct string_op op = string_op_of(sv, in);
     bool ends_on_zf = in->has_f2; /* REPNE */
-    bool has_chunks = op.is_rep && !op.is_backward && k->chunk && !is_stepping(sv);
+    bool has_chunks = op.is_rep && !(op.is_backward && k->is_compare) && k->chunk && !is_stepping(sv);
     uint64_t count, spent = 0;
 
     if (op.is_rep && op.addr_bytes == 4 && string_count(sv, &op) == 0) {

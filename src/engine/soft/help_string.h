@@ -27,8 +27,8 @@ uint64_t string_count(const struct soft_vcpu *sv, const struct string_op *op);
 /* Commits `n` iterations: moves rSI and rDI as told, counts rCX down under REP. */
 void string_advance(struct soft_vcpu *sv, const struct string_op *op, uint64_t n, bool has_source, bool has_dest);
 /*
- * Plain RAM for the element at seg:reg and those after it: a host pointer, and *n reduced to what lies in the page, the segment and the address size;
- * NULL if there is no room for one, then go element by element. Forward only.
+ * Plain RAM for the element at seg:reg and those after it, below it if the run goes backward: a host pointer to that element, and *n reduced to what lies in
+ * the page, the segment and the address size; NULL if there is no room for one, then go element by element.
  */
 uint8_t *string_host(struct soft_vcpu *sv, const struct string_op *op, unsigned seg, unsigned reg, bool is_write, uint64_t *n);
 

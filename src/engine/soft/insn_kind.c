@@ -21,6 +21,23 @@ bool insn_is_bit_test(const struct insn *in)
     return in->mnemonic == ZYDIS_MNEMONIC_BT || in->mnemonic == ZYDIS_MNEMONIC_BTS || in->mnemonic == ZYDIS_MNEMONIC_BTR || in->mnemonic == ZYDIS_MNEMONIC_BTC;
 }
 
+/* The category holds SSE's MOVSD no more than port strings. */
+enum string_kind insn_string_kind(const struct insn *in)
+{
+    if (in->category != ZYDIS_CATEGORY_STRINGOP || in->has_f2 || in->has_f3)
+        return STRING_NONE;
+    switch (in->opcode & ~1u) {
+    case 0xa4:
+        return STRING_MOVS;
+    case 0xaa:
+        return STRING_STOS;
+    case 0xac:
+        return STRING_LODS;
+    default:
+        return STRING_NONE;
+    }
+}
+
 bool insn_is_nop(const struct insn *in)
 {
     return in->mnemonic == ZYDIS_MNEMONIC_NOP || in->category == ZYDIS_CATEGORY_PREFETCH || in->category == ZYDIS_CATEGORY_NOP ||

@@ -91,6 +91,8 @@ static void decode_run(struct tc *tc)
         ti->class = branch_class(tc, ti);
         if (ti->class == CLASS_NATIVE && system_is_inline(tc, &ti->in))
             ti->class = CLASS_SYSTEM;
+        if (ti->class == CLASS_NATIVE && string_is_inline(tc, &ti->in))
+            ti->class = CLASS_STRING;
         if (ti->class == CLASS_NATIVE && !is_native(tc, &ti->in))
             ti->class = CLASS_EXEC;
         if (ti->gva - tc->cs_base + ti->in.len - 1 > tc->cs_limit && tc->mode_bits != 64)
@@ -111,7 +113,7 @@ static void find_live_flags(struct tc *tc)
         struct tc_insn *ti = &tc->insn[i];
         if (ti->class == CLASS_NATIVE)
             live = (live & ~ti->in.flags_must) | (ti->in.flags_read & RFLAGS_STATUS);
-        else if (ti->class == CLASS_STACK || ti->class == CLASS_SYSTEM)
+        else if (ti->class == CLASS_STACK || ti->class == CLASS_STRING || ti->class == CLASS_SYSTEM)
             live |= ti->in.flags_read & RFLAGS_STATUS;
         else
             live = RFLAGS_STATUS;
@@ -374,6 +376,8 @@ static void emit_body(struct tc *tc)
             emit_native(tc, ti);
         else if (ti->class == CLASS_EXEC)
             branch_emit_exec(tc, ti);
+        else if (ti->class == CLASS_STRING)
+            string_emit(tc, ti);
         else if (ti->class == CLASS_SYSTEM)
             system_emit(tc, ti);
         else

@@ -15,6 +15,7 @@
 enum tc_class {
     CLASS_NATIVE,
     CLASS_STACK,  /* PUSH, POP, LEAVE done inline: touch no flags, do not end the block */
+    CLASS_STRING, /* MOVS, STOS, LODS without REP: as CLASS_STACK */
     CLASS_SYSTEM, /* small system instructions done inline: write no status flags, do not end the block */
     CLASS_BRANCH, /* the rest end it */
     CLASS_EXEC
@@ -80,7 +81,7 @@ struct tc {
     bool is_saved;                                       /* at this point of emission the status flags are in saved_flags (or dead), not in the hardware */
     struct fault_entry fault[2 * (BLOCK_INSNS_MAX + 1)]; /* CALL of a memory operand and PUSH of one have two accesses */
     unsigned n_faults;
-    struct tc_slow slow[4 * BLOCK_INSNS_MAX];
+    struct tc_slow slow[5 * BLOCK_INSNS_MAX]; /* MOVS: the direction, two limits, two misses */
     unsigned n_slow;
     struct tc_group group[GROUPS_MAX];
     struct tc_stub stub[2];
@@ -108,6 +109,9 @@ unsigned insn_cc(const struct insn *in);                    /* condition code of
 enum system_kind { SYSTEM_NONE, SYSTEM_CLI, SYSTEM_STI, SYSTEM_PUSHF, SYSTEM_SWAPGS, SYSTEM_RDTSC, SYSTEM_RDTSCP, SYSTEM_STAC };
 enum system_kind insn_system_kind(const struct insn *in);
 
+enum string_kind { STRING_NONE, STRING_MOVS, STRING_STOS, STRING_LODS };
+enum string_kind insn_string_kind(const struct insn *in); /* without REP */
+
 /* ---- system.c ---- */
 bool system_is_inline(const struct tc *tc, const struct insn *in);
 void system_emit(struct tc *tc, const struct tc_insn *ti);
@@ -115,6 +119,10 @@ void system_emit(struct tc *tc, const struct tc_insn *ti);
 /* ---- bit.c: BT, BTS, BTR, BTC of memory with the bit number in a register, which reaches beyond the operand ---- */
 bool bit_is_inline(const struct tc *tc, const struct insn *in);
 void bit_emit(struct tc *tc, const struct tc_insn *ti);
+
+/* ---- string.c ---- */
+bool string_is_inline(const struct tc *tc, const struct insn *in);
+void string_emit(struct tc *tc, const struct tc_insn *ti);
 
 /* ---- probe.c ---- */
 /* jcc to an exit that has exec_insn run the instruction at hand; the flags must be saved or dead. */
