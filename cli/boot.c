@@ -25,6 +25,8 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
                                 "  --disk FILE[,ro]    a virtio disk over a raw file or block device; may be given several times\n"
                                 "  --net user|none     user: a virtio network card behind a NAT, the host's loopback at 10.0.2.2 (default none)\n"
                                 "  --device PATH       use the KVM device PATH of this machine instead of vitrine's own engine\n"
+                                "  --name NAME         what 'vitrine list' and the log call the machine\n"
+                                "  --no-introspection  tools cannot look into the machine\n"
                                 "  --engine NAME       soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
                                 "  --stats             at the end, print to standard error what the VM consisted of and what it did\n"
                                 "  --marker TEXT       with --stats: when did the first console line with TEXT begin\n"
@@ -32,7 +34,21 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
                                 "Ctrl-A x ends the virtual machine, Ctrl-A Ctrl-A sends one Ctrl-A.\n"
                                 "Exit status: 0 the guest powered off, 1 failure, 2 wrong usage, 128 + N ended by signal N.\n";
 
-enum boot_option { OPT_INITRD = 1, OPT_APPEND, OPT_CPUS, OPT_MEM, OPT_DISK, OPT_NET, OPT_DEVICE, OPT_ENGINE, OPT_STATS, OPT_MARKER, OPT_HELP };
+enum boot_option {
+    OPT_INITRD = 1,
+    OPT_APPEND,
+    OPT_CPUS,
+    OPT_MEM,
+    OPT_DISK,
+    OPT_NET,
+    OPT_DEVICE,
+    OPT_ENGINE,
+    OPT_NAME,
+    OPT_NO_INTROSPECTION,
+    OPT_STATS,
+    OPT_MARKER,
+    OPT_HELP
+};
 
 /* clang-format off */
 static const struct option boot_options[] = {
@@ -44,6 +60,8 @@ static const struct option boot_options[] = {
     { "net", required_argument, NULL, OPT_NET },
     { "device", required_argument, NULL, OPT_DEVICE },
     { "engine", required_argument, NULL, OPT_ENGINE },
+    { "name", required_argument, NULL, OPT_NAME },
+    { "no-introspection", no_argument, NULL, OPT_NO_INTROSPECTION },
     { "stats", no_argument, NULL, OPT_STATS },
     { "marker", required_argument, NULL, OPT_MARKER },
     { "help", no_argument, NULL, OPT_HELP },
@@ -141,6 +159,14 @@ static int boot_parse_option(struct boot_args *args, int option, char *text)
     case OPT_DEVICE:
         config->device = text;
         config->port = &port_host;
+        return CLI_DONE;
+    case OPT_NAME:
+        if (!*text)
+            return cli_error(CLI_USAGE, "boot", "--name takes a name");
+        vitrine_set_name(text);
+        return CLI_DONE;
+    case OPT_NO_INTROSPECTION:
+        setenv("VITRINE_NO_INTROSPECTION", "1", 1);
         return CLI_DONE;
     case OPT_ENGINE:
         if (vitrine_set_engine(text))

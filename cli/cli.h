@@ -23,7 +23,14 @@ extern const struct port port_vitrine; /* vitrine's own engine, in this process 
 
 int boot_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
+int info_main(int argc, char **argv);
+int list_main(int argc, char **argv);
+int mem_main(int argc, char **argv);
+int pause_main(int argc, char **argv);
+int regs_main(int argc, char **argv);
+int resume_main(int argc, char **argv);
 int run_main(int argc, char **argv);
+int translate_main(int argc, char **argv);
 /* Becomes the program `name` of the PATH, with argv's arguments, as `vitrine run` does; this program itself is passed over. */
 int run_wrapped(char *name, char **argv);
 

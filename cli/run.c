@@ -26,6 +26,8 @@ static const char run_usage[] = "usage: vitrine run [OPTIONS] [--] COMMAND [ARGU
                                 "  --engine NAME    soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
                                 "  --name NAME      what vitrine's messages call the machine\n"
                                 "  --log LEVEL      messages of vitrine on standard error: error, warn, info, debug\n"
+                                "  --no-introspection\n"
+                                "                   tools cannot look into its machines\n"
                                 "  --no-children    programs that COMMAND starts get the host's /dev/kvm\n"
                                 "\nThe exit status is the command's, or 127 if it is not there and 126 if it cannot be run.\n";
 
@@ -77,8 +79,13 @@ static bool run_is_level(const char *level)
 static int run_options(int argc, char **argv, bool *is_help)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },      { "engine", required_argument, NULL, 'e' }, { "name", required_argument, NULL, 'n' },
-        { "log", required_argument, NULL, 'l' }, { "no-children", no_argument, NULL, 'c' },  { 0 },
+        { "help", no_argument, NULL, 'h' },
+        { "engine", required_argument, NULL, 'e' },
+        { "name", required_argument, NULL, 'n' },
+        { "log", required_argument, NULL, 'l' },
+        { "no-children", no_argument, NULL, 'c' },
+        { "no-introspection", no_argument, NULL, 'i' },
+        { 0 },
     };
     int c;
 
@@ -100,6 +107,8 @@ static int run_options(int argc, char **argv, bool *is_help)
             return cli_error(CLI_USAGE, "run", "'%s' is not a log level: error, warn, info, debug", optarg);
         } else if (c == 'c') {
             setenv("VITRINE_NO_CHILDREN", "1", 1);
+        } else if (c == 'i') {
+            setenv("VITRINE_NO_INTROSPECTION", "1", 1);
         } else if (c == ':') {
             return cli_error(CLI_USAGE, "run", "%s needs an argument", argv[optind - 1]);
         } else {

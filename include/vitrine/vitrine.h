@@ -52,6 +52,10 @@ int vitrine_close(int fd);
  */
 int vitrine_set_engine(const char *engine);
 
+/* Names the VMs of this process for tools and the log: at most 63 characters are kept. Before the first VM; else the environment's VITRINE_NAME or the
+ * program's. */
+void vitrine_set_name(const char *name);
+
 #ifdef __cplusplus
 }
 #endif

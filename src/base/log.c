@@ -18,7 +18,7 @@
 static pthread_mutex_t sink_lock = PTHREAD_MUTEX_INITIALIZER;
 static log_sink sink;
 static void *sink_arg;
-static char name[64];               /* of the machine, with a space before it */
+static char name[64];               /* of the machine, or empty */
 static _Atomic int sink_level = -1; /* read without the lock so that a silent log costs nothing */
 
 static pthread_mutex_t refusal_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -39,7 +39,7 @@ void log_set_sink(log_sink new_sink, void *arg, enum log_level max_level)
 static void fd_sink(enum log_level level, const char *line, void *arg)
 {
     char out[640];
-    int n = snprintf(out, sizeof out, "vitrine%s %s: %s\n", name, level_names[level], line);
+    int n = snprintf(out, sizeof out, "vitrine%s%s %s: %s\n", *name ? " " : "", name, level_names[level], line);
     if (n >= (int)sizeof out)
         n = sizeof out - 1;
     /* One write per line, so that lines of several processes do not mix; a failing log must not disturb the guest. */
@@ -52,17 +52,27 @@ void log_set_fd(int fd, enum log_level max_level)
     log_set_sink(fd_sink, (void *)(intptr_t)fd, max_level);
 }
 
+void log_set_machine_name(const char *machine)
+{
+    snprintf(name, sizeof name, "%s", machine);
+}
+
 void log_init_from_env(void)
 {
     const char *wanted = getenv("VITRINE_LOG"), *machine = getenv("VITRINE_NAME");
     if (machine && *machine)
-        snprintf(name, sizeof name, " %s", machine);
+        log_set_machine_name(machine);
     if (!wanted || atomic_load(&sink_level) >= 0)
         return;
     for (int level = LOG_ERROR; level <= LOG_DEBUG; level++) {
         if (strcmp(wanted, level_names[level]) == 0)
             log_set_fd(STDERR_FILENO, (enum log_level)level);
     }
+}
+
+const char *log_machine_name(void)
+{
+    return *name ? name : program_invocation_short_name;
 }
 
 void log_write(enum log_level level, const char *format, ...)

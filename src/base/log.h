@@ -20,6 +20,10 @@ void log_set_fd(int fd, enum log_level max_level);
  * set. */
 void log_init_from_env(void);
 
+/* What tools and the log call this process's machines: what was set, VITRINE_NAME, or the program's name. Set it before there are threads of ours. */
+const char *log_machine_name(void);
+void log_set_machine_name(const char *machine);
+
 void log_write(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /*

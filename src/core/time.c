@@ -6,6 +6,7 @@
 #include "core/time.h"
 
 #include <errno.h>
+#include <time.h>
 #include <x86intrin.h>
 
 #include "core/timer.h"
@@ -121,6 +122,13 @@ void time_sample(uint64_t *host_tsc, uint64_t *monotonic_ns)
             *monotonic_ns = now;
         }
     }
+}
+
+uint64_t time_realtime_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
 }
 
 void time_pvclock_scale(uint64_t tsc_khz, uint32_t *mul, int8_t *shift)

@@ -10,6 +10,8 @@
 struct vcpu;
 struct vm;
 
+uint64_t time_realtime_ns(void); /* CLOCK_REALTIME */
+
 /* The host TSC now, and the guest TSC that belongs to a host TSC value. */
 uint64_t time_host_tsc(void);
 uint64_t vcpu_tsc_at(const struct vcpu *v, uint64_t host_tsc);

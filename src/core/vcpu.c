@@ -11,7 +11,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/host.h"
 #include "base/memfd.h"
+#include "core/cpuid.h"
 #include "core/time.h"
 #include "core/vm.h"
 #include "core/vm_priv.h"
@@ -254,4 +256,24 @@ void vcpu_cr8_set(struct vcpu *v, uint64_t cr8)
         v->vm->chip->cr8_set(v, cr8);
     else
         v->cpu.cr8 = cr8 & 15;
+}
+
+/* SDM vol. 3A, "Control Registers" and "Initializing IA-32e Mode". */
+bool vcpu_can_be(const struct vcpu *v, uint64_t cr0, uint64_t cr3, uint64_t cr4, uint64_t efer, bool is_cs_long)
+{
+    bool is_long = (efer & EFER_LME) && (cr0 & CR0_PG);
+    if (is_long && (!(cr4 & CR4_PAE) || !(efer & EFER_LMA) || cr3 >> host_facts()->phys_bits))
+        return false;
+    if (!is_long && ((efer & EFER_LMA) || is_cs_long))
+        return false;
+    if (cr0 >> 32 || ((cr0 & CR0_PG) && !(cr0 & CR0_PE)) || ((cr0 & CR0_NW) && !(cr0 & CR0_CD)))
+        return false;
+    return !(cr4 & ~vcpu_cr4_allowed(v));
+}
+
+void vcpu_load_pdptes(struct vcpu *v)
+{
+    uint64_t pdpte[4];
+    if (vcpu_is_pae_paging(v) && !vm_space_read(v->vm, vcpu_space(v), v->cpu.cr3 & 0xffffffe0u, pdpte, sizeof pdpte))
+        memcpy(v->cpu.pdpte, pdpte, sizeof pdpte);
 }

@@ -225,6 +225,16 @@ static inline unsigned vcpu_space(const struct vcpu *v)
     return v->cpu.in_smm ? SPACE_SMM : SPACE_NORMAL;
 }
 
+static inline bool vcpu_is_pae_paging(const struct vcpu *v)
+{
+    return (v->cpu.cr0 & CR0_PG) && (v->cpu.cr4 & CR4_PAE) && !(v->cpu.efer & EFER_LMA);
+}
+
+/* False: a combination that no processor can be in. */
+bool vcpu_can_be(const struct vcpu *v, uint64_t cr0, uint64_t cr3, uint64_t cr4, uint64_t efer, bool is_cs_long);
+/* From memory, if PAE paging is on and the memory is there: what MOV CR3 does. */
+void vcpu_load_pdptes(struct vcpu *v);
+
 /* Allocates a vCPU through the VM's engine, in reset state (SDM vol. 3A, "Processor State After Reset"). -ENOMEM, -EEXIST, -EINVAL. */
 int vcpu_create(struct vm *vm, uint32_t id, struct vcpu **out);
 /* The last handle of the client went: drops the VM reference that vcpu_create took. The vCPU itself stays until the VM goes, since others may look at it. */

@@ -134,6 +134,7 @@ int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, stru
     vm->stat = vm->own_stat;
     vm->tsc_khz = host_facts()->tsc_khz;
     vm->tsc_origin = time_host_tsc();
+    vm->started_ns = time_realtime_ns();
     vm->kvmclock_offset_ns = -(int64_t)timer_now_ns();
     atomic_init(&vm->refs, 1);
     init_parts(vm);

@@ -100,6 +100,8 @@ struct vm {
     uint64_t *stat;                /* enum vm_stat; here until vm_stats_move */
     uint64_t own_stat[VM_STAT_COUNT];
     _Atomic unsigned n_holds; /* core/hold.c */
+    _Atomic bool is_paused;   /* one of the holds is the user's own, for anyone to end */
+    uint64_t started_ns;      /* CLOCK_REALTIME of its creation */
     uint32_t number;          /* of this VM in the process, from 1, never used again */
     struct vm *next;          /* the list of all */
     _Atomic int refs;

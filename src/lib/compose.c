@@ -32,6 +32,11 @@ int vitrine_set_engine(const char *engine)
     return 0;
 }
 
+void vitrine_set_name(const char *name)
+{
+    log_set_machine_name(name);
+}
+
 const char *vitrine_version(void)
 {
     return VITRINE_VERSION;

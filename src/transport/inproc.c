@@ -10,6 +10,7 @@
 
 #include "base/signals.h"
 #include "front/kvm/front.h"
+#include "transport/control_server.h"
 #include "transport/inproc.h"
 #include "transport/registry.h"
 
@@ -54,8 +55,10 @@ bool inproc_ioctl(int fd, unsigned long request, void *arg, int *r)
         return false;
     }
     *r = kvm_ioctl(o, request, (unsigned long)arg, &created);
-    if (created)
+    if (created) {
         *r = fd_publish(*r, created);
+        control_server_start();
+    }
     kvm_object_put(o);
     *r = result(*r);
     return true;

@@ -76,26 +76,6 @@ void kvm_sregs_get(struct kvm_vcpu *c, struct kvm_sregs *out)
         out->interrupt_bitmap[ev->interrupt.vector / 64] |= 1ull << (ev->interrupt.vector % 64);
 }
 
-/* Combinations that no processor can be in. */
-static bool sregs_valid(const struct vcpu *v, const struct kvm_sregs *s)
-{
-    bool is_long = (s->efer & EFER_LME) && (s->cr0 & CR0_PG);
-    if (is_long && (!(s->cr4 & CR4_PAE) || !(s->efer & EFER_LMA) || s->cr3 >> host_facts()->phys_bits))
-        return false;
-    if (!is_long && ((s->efer & EFER_LMA) || s->cs.l))
-        return false;
-    if (s->cr0 >> 32 || ((s->cr0 & CR0_PG) && !(s->cr0 & CR0_PE)) || ((s->cr0 & CR0_NW) && !(s->cr0 & CR0_CD)))
-        return false;
-    if ((s->apic_base & APIC_BASE_X2APIC) && !vcpu_cpuid_has(v, 1, 0, 2, 21))
-        return false;
-    return !(s->cr4 & ~vcpu_cr4_allowed(v));
-}
-
-static bool is_pae_paging(const struct cpu_state *cpu)
-{
-    return (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA);
-}
-
 static void segments_set(struct cpu_state *cpu, const struct kvm_sregs *in)
 {
     segment_from_kvm(&cpu->seg[SEG_CS], &in->cs);
@@ -115,7 +95,7 @@ static int common_set(struct kvm_vcpu *c, const struct kvm_sregs *in)
 {
     struct vcpu *v = c->v;
     struct cpu_state *cpu = &v->cpu;
-    if (!sregs_valid(v, in))
+    if (!vcpu_can_be(v, in->cr0, in->cr3, in->cr4, in->efer, in->cs.l) || ((in->apic_base & APIC_BASE_X2APIC) && !vcpu_cpuid_has(v, 1, 0, 2, 21)))
         return -EINVAL;
     if (in->apic_base != cpu->apic_base && vcpu_msr_write(v, MSR_APIC_BASE, in->apic_base, true))
         return -EINVAL;
@@ -133,20 +113,12 @@ static int common_set(struct kvm_vcpu *c, const struct kvm_sregs *in)
     return 0;
 }
 
-static void pdpte_load(struct kvm_vcpu *c)
-{
-    struct cpu_state *cpu = &c->v->cpu;
-    uint64_t pdpte[4];
-    if (is_pae_paging(cpu) && !vm_space_read(c->v->vm, vcpu_space(c->v), cpu->cr3 & 0xffffffe0u, pdpte, sizeof(pdpte)))
-        memcpy(cpu->pdpte, pdpte, sizeof(pdpte));
-}
-
 int kvm_sregs_set(struct kvm_vcpu *c, const struct kvm_sregs *in)
 {
     int r = common_set(c, in);
     if (r)
         return r;
-    pdpte_load(c);
+    vcpu_load_pdptes(c->v);
     for (unsigned i = 0; i < KVM_NR_INTERRUPTS; i++) {
         if (in->interrupt_bitmap[i / 64] >> (i % 64) & 1) {
             c->v->ev.interrupt.injected = true;
@@ -178,7 +150,7 @@ int kvm_sregs_handle_get2(struct kvm_vcpu *c, struct kvm_arg *a)
     common_get(c, &s);
     memset(out, 0, sizeof(*out));
     memcpy(out, &s, offsetof(struct kvm_sregs2, flags));
-    if (is_pae_paging(&c->v->cpu)) {
+    if (vcpu_is_pae_paging(c->v)) {
         out->flags = KVM_SREGS2_FLAGS_PDPTRS_VALID;
         memcpy(out->pdptrs, c->v->cpu.pdpte, sizeof(out->pdptrs));
     }
@@ -200,7 +172,7 @@ int kvm_sregs_handle_set2(struct kvm_vcpu *c, struct kvm_arg *a)
     if (has_pdptrs)
         memcpy(c->v->cpu.pdpte, in->pdptrs, sizeof(in->pdptrs));
     else
-        pdpte_load(c);
+        vcpu_load_pdptes(c->v);
     vcpu_request(c->v, VREQ_EVENT);
     kvm_state_changed(c);
     return 0;

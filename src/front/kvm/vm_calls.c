@@ -2,8 +2,6 @@
 /*
  * Calls on the VM fd that fit nowhere else: vCPU creation, legacy addresses, the clock.
  */
-#include <time.h>
-
 #include "chip/state.h"
 #include "core/time.h"
 #include "front/kvm/front_priv.h"
@@ -54,19 +52,12 @@ int kvm_vm_set_mmu_pages(struct kvm_vm *m, struct kvm_arg *a)
     return (uint32_t)a->value < MMU_PAGES_MIN ? -EINVAL : 0;
 }
 
-static uint64_t realtime_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
 int kvm_vm_get_clock(struct kvm_vm *m, struct kvm_arg *a)
 {
     struct kvm_clock_data *d = a->data;
     d->clock = pvclock_now_ns(m->vm);
     d->flags = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC | (pvclock_is_stable(m->vm) ? KVM_CLOCK_TSC_STABLE : 0);
-    d->realtime = realtime_ns();
+    d->realtime = time_realtime_ns();
     d->host_tsc = time_host_tsc();
     return 0;
 }
@@ -76,7 +67,7 @@ int kvm_vm_set_clock(struct kvm_vm *m, struct kvm_arg *a)
     const struct kvm_clock_data *d = a->data;
     if (d->flags & ~(uint32_t)(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
         return -EINVAL;
-    uint64_t clock = d->clock, now = realtime_ns();
+    uint64_t clock = d->clock, now = time_realtime_ns();
     /* The time that passed since the client read it, on another machine perhaps. */
     if ((d->flags & KVM_CLOCK_REALTIME) && now > d->realtime)
         clock += now - d->realtime;

@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * `vitrine list`, `info` and `regs`: what there is, in words and columns or as one line of JSON.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "cli/cli.h"
+#include "cli/inspect.h"
+
+#define VMS_MAX 256
+#define SLOTS_MAX 2048
+#define VCPUS_MAX 64
+
+static const char *const activities[] = { "in its VMM", "running", "halted", "waits for SIPI" };
+
+/* `vitrine COMMAND [--json] [--vcpu N] [VM]`: false after a message, whose status is in *status. */
+static bool parse(int argc, char **argv, const char *usage, int n_arguments, bool *is_json, int64_t *vcpu, int *status)
+{
+    static const struct option options[] = {
+        { "json", no_argument, NULL, 'j' }, { "vcpu", required_argument, NULL, 'v' }, { "help", no_argument, NULL, 'h' }, { 0 }
+    };
+    uint64_t number;
+    optind = 1;
+    opterr = 0;
+    for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
+        if (c == 'j') {
+            *is_json = true;
+        } else if (c == 'v' && vcpu && inspect_number(optarg, false, &number) && number <= UINT32_MAX) {
+            *vcpu = (int64_t)number;
+        } else if (c == 'h') {
+            fputs(usage, stdout);
+            *status = CLI_DONE;
+            return false;
+        } else {
+            *status = cli_error(CLI_USAGE, argv[0],
+                                c == 'v' && vcpu ? "'%s' is not the number of a vCPU"
+                                : c == ':'       ? "option '%s' needs a value"
+                                                 : "unknown option '%s'",
+                                c == 'v' && vcpu ? optarg : argv[optind - 1]);
+            return false;
+        }
+    }
+    if (argc - optind == n_arguments)
+        return true;
+    *status = argc - optind < n_arguments ? cli_error(CLI_USAGE, argv[0], "which virtual machine?")
+                                          : cli_error(CLI_USAGE, argv[0], "unexpected argument '%s'", argv[optind + n_arguments]);
+    return false;
+}
+
+static json_t *vm_json(const struct vitrine_vm_info *i)
+{
+    return json_pack("{s:s#, s:I, s:I, s:s, s:I, s:I, s:I, s:b, s:f}", "name", i->name, strnlen(i->name, sizeof i->name), "pid", (json_int_t)i->pid, "number",
+                     (json_int_t)i->number, "engine", i->engine, "vcpus", (json_int_t)i->n_vcpus, "slots", (json_int_t)i->n_slots, "memory_bytes",
+                     (json_int_t)i->memory_bytes, "paused", (int)i->is_paused, "started", (double)i->started_ns / 1e9);
+}
+
+int list_main(int argc, char **argv)
+{
+    static const char usage[] = "usage: vitrine list [--json]\n\nShows the virtual machines of this user, or of all users to root.\n";
+    struct vitrine_vm_info vm[VMS_MAX];
+    bool is_json = false;
+    int status;
+    if (!parse(argc, argv, usage, 0, &is_json, NULL, &status))
+        return status;
+    int n = vitrine_vm_list(vm, VMS_MAX);
+    if (n < 0)
+        return inspect_failed("list", "look for virtual machines");
+    json_t *all = json_array();
+    char size[32];
+    if (!is_json && n)
+        printf("%8s %-20s %6s %10s  %s\n", "PID", "NAME", "VCPUS", "MEMORY", "STATE");
+    for (int i = 0; i < n && i < VMS_MAX; i++) {
+        if (is_json)
+            json_array_append_new(all, vm_json(&vm[i]));
+        else
+            printf("%8" PRIu32 " %-20s %6" PRIu32 " %10s  %s\n", vm[i].pid, vm[i].name, vm[i].n_vcpus, inspect_size(vm[i].memory_bytes, size),
+                   vm[i].is_paused ? "paused" : "running");
+    }
+    if (is_json)
+        return inspect_print_json("list", all);
+    json_decref(all);
+    return CLI_DONE;
+}
+
+/* ---- info ---- */
+
+struct overview {
+    struct vitrine_vm_info vm;
+    struct vitrine_slot slot[SLOTS_MAX];
+    struct vitrine_vcpu_info vcpu[VCPUS_MAX];
+    int n_slots, n_vcpus;
+};
+
+static const char *const counter_names[] = {
+    [VITRINE_COUNT_EXITS] = "exits",
+    [VITRINE_COUNT_IO] = "io",
+    [VITRINE_COUNT_MMIO] = "mmio",
+    [VITRINE_COUNT_HALTS] = "halts",
+    [VITRINE_COUNT_HYPERCALLS] = "hypercalls",
+    [VITRINE_COUNT_REQUESTS] = "requests",
+    [VITRINE_COUNT_SIGNALS] = "signals",
+    [VITRINE_COUNT_IRQ_WINDOWS] = "irq_windows",
+    [VITRINE_COUNT_IRQS] = "irqs",
+    [VITRINE_COUNT_NMIS] = "nmis",
+    [VITRINE_COUNT_SINGLE_INSNS] = "single_insns",
+    [VITRINE_COUNT_INSN_FAILURES] = "insn_failures",
+    [VITRINE_COUNT_TLB_FLUSHES] = "tlb_flushes",
+    [VITRINE_COUNT_INVLPGS] = "invlpgs",
+    [VITRINE_COUNT_PAGE_FAULTS] = "page_faults",
+    [VITRINE_COUNT_HALT_WAKEUPS] = "halt_wakeups",
+    [VITRINE_COUNT_HALTED_NS] = "halted_ns",
+};
+#define N_COUNTERS (sizeof counter_names / sizeof *counter_names)
+
+static json_t *overview_json(const struct overview *o)
+{
+    json_t *vm = vm_json(&o->vm), *slots = json_array(), *vcpus = json_array();
+    for (int i = 0; i < o->n_slots; i++) {
+        const struct vitrine_slot *s = &o->slot[i];
+        json_array_append_new(slots, json_pack("{s:I, s:o, s:I, s:o, s:b, s:b}", "id", (json_int_t)s->id, "gpa", inspect_hex(s->gpa), "bytes",
+                                               (json_int_t)s->bytes, "host", inspect_hex(s->host), "readonly", (int)(s->flags & VITRINE_SLOT_READONLY),
+                                               "log_dirty", (int)(s->flags & VITRINE_SLOT_LOG_DIRTY)));
+    }
+    for (int i = 0; i < o->n_vcpus; i++) {
+        const struct vitrine_vcpu_info *c = &o->vcpu[i];
+        json_t *counters = json_object();
+        for (unsigned k = 0; k < N_COUNTERS; k++)
+            json_object_set_new(counters, counter_names[k], json_integer((json_int_t)c->counter[k]));
+        json_array_append_new(vcpus, json_pack("{s:I, s:s, s:b, s:I, s:o, s:o, s:o}", "id", (json_int_t)c->id, "activity", activities[c->activity & 3], "held",
+                                               (int)c->is_held, "mode", (json_int_t)c->mode, "rip", inspect_hex(c->rip), "cr3", inspect_hex(c->cr3), "counters",
+                                               counters));
+    }
+    json_object_set_new(vm, "slot", slots);
+    json_object_set_new(vm, "vcpu", vcpus);
+    return vm;
+}
+
+static void print_overview(const struct overview *o)
+{
+    char size[32], when[32] = "";
+    time_t started = (time_t)(o->vm.started_ns / 1000000000);
+    struct tm tm;
+    if (localtime_r(&started, &tm))
+        strftime(when, sizeof when, "%F %T", &tm);
+    printf("%s, pid %" PRIu32 ", %s since %s\nengine %s, %" PRIu32 " vCPUs, memory %s\n\n", o->vm.name, o->vm.pid,
+           o->vm.is_paused ? "paused; exists" : "running", when, o->vm.engine, o->vm.n_vcpus, inspect_size(o->vm.memory_bytes, size));
+    printf("%-5s %-18s %12s  %-14s %s\n", "SLOT", "GUEST-PHYSICAL", "SIZE", "AT", "");
+    for (int i = 0; i < o->n_slots; i++) {
+        const struct vitrine_slot *s = &o->slot[i];
+        printf("%-5" PRIu32 " 0x%-16" PRIx64 " %12s  0x%-12" PRIx64 "%s%s%s\n", s->id & 0xffff, s->gpa, inspect_size(s->bytes, size), s->host,
+               s->flags & VITRINE_SLOT_READONLY ? " read-only" : "", s->flags & VITRINE_SLOT_LOG_DIRTY ? " logs writes" : "", s->id >> 16 ? " SMM" : "");
+    }
+    printf("\n%-5s %-15s %5s %-18s %-18s %10s %10s %10s\n", "VCPU", "STATE", "MODE", "RIP", "CR3", "IO", "MMIO", "IRQS");
+    for (int i = 0; i < o->n_vcpus; i++) {
+        const struct vitrine_vcpu_info *c = &o->vcpu[i];
+        printf("%-5" PRIu32 " %-15s %5" PRIu32 " 0x%-16" PRIx64 " 0x%-16" PRIx64 " %10" PRIu64 " %10" PRIu64 " %10" PRIu64 "\n", c->id,
+               c->is_held ? "held" : activities[c->activity & 3], c->mode, c->rip, c->cr3, c->counter[VITRINE_COUNT_IO], c->counter[VITRINE_COUNT_MMIO],
+               c->counter[VITRINE_COUNT_IRQS]);
+    }
+}
+
+static bool overview_get(struct vitrine_vm *vm, struct overview *o)
+{
+    if (vitrine_vm_info(vm, &o->vm))
+        return false;
+    o->n_slots = vitrine_vm_slots(vm, o->slot, SLOTS_MAX);
+    o->n_vcpus = o->n_slots < 0 ? -1 : vitrine_vm_vcpus(vm, o->vcpu, VCPUS_MAX);
+    if (o->n_slots > SLOTS_MAX)
+        o->n_slots = SLOTS_MAX;
+    if (o->n_vcpus > VCPUS_MAX)
+        o->n_vcpus = VCPUS_MAX;
+    return o->n_vcpus >= 0;
+}
+
+int info_main(int argc, char **argv)
+{
+    static const char usage[] = "usage: vitrine info [--json] VM\n\nShows what a virtual machine consists of: memory, CPUs, counters. VM is a name, a pid, or "
+                                "the beginning of a name.\n";
+    static struct overview o;
+    bool is_json = false;
+    int status;
+    if (!parse(argc, argv, usage, 1, &is_json, NULL, &status))
+        return status;
+    struct vitrine_vm *vm = inspect_open("info", argv[optind]);
+    if (!vm)
+        return CLI_FAILED;
+    bool is_there = overview_get(vm, &o);
+    int error = errno;
+    vitrine_vm_close(vm);
+    errno = error;
+    if (!is_there)
+        return inspect_failed("info", "look into the virtual machine");
+    if (is_json)
+        return inspect_print_json("info", overview_json(&o));
+    print_overview(&o);
+    return CLI_DONE;
+}
+
+/* ---- regs ---- */
+
+static const char *const gpr_names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
+static const char *const segment_names[] = { "es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr" };
+
+/* The registers of one word, in the order in which they are shown. */
+static const struct {
+    const char *name;
+    size_t at;
+} words[] = {
+#define WORD(field)                                  \
+    {                                                \
+#field, offsetof(struct vitrine_regs, field) \
+    }
+    WORD(rip),
+    WORD(rflags),
+    WORD(cr0),
+    WORD(cr2),
+    WORD(cr3),
+    WORD(cr4),
+    WORD(cr8),
+    WORD(xcr0),
+    WORD(efer),
+    WORD(dr6),
+    WORD(dr7),
+    WORD(star),
+    WORD(lstar),
+    WORD(cstar),
+    WORD(sfmask),
+    WORD(kernel_gs_base),
+    WORD(sysenter_cs),
+    WORD(sysenter_esp),
+    WORD(sysenter_eip),
+    WORD(pat),
+    WORD(tsc_aux),
+    WORD(apic_base),
+    WORD(tsc),
+    WORD(gdtr_base),
+    WORD(idtr_base),
+#undef WORD
+    { "dr0", offsetof(struct vitrine_regs, dr) },
+    { "dr1", offsetof(struct vitrine_regs, dr) + 8 },
+    { "dr2", offsetof(struct vitrine_regs, dr) + 16 },
+    { "dr3", offsetof(struct vitrine_regs, dr) + 24 },
+};
+#define N_WORDS (sizeof words / sizeof *words)
+
+static uint64_t word_of(const struct vitrine_regs *r, unsigned i)
+{
+    uint64_t value;
+    memcpy(&value, (const char *)r + words[i].at, sizeof value);
+    return value;
+}
+
+static json_t *regs_json(uint32_t vcpu, const struct vitrine_regs *r)
+{
+    json_t *all = json_pack("{s:I}", "vcpu", (json_int_t)vcpu);
+    for (unsigned i = 0; i < 16; i++)
+        json_object_set_new(all, gpr_names[i], inspect_hex(r->gpr[i]));
+    for (unsigned i = 0; i < N_WORDS; i++)
+        json_object_set_new(all, words[i].name, inspect_hex(word_of(r, i)));
+    for (unsigned i = 0; i < VITRINE_SEGMENTS; i++)
+        json_object_set_new(all, segment_names[i],
+                            json_pack("{s:o, s:o, s:o, s:o}", "selector", inspect_hex(r->segment[i].selector), "base", inspect_hex(r->segment[i].base), "limit",
+                                      inspect_hex(r->segment[i].limit), "attributes", inspect_hex(r->segment[i].attributes)));
+    json_object_set_new(all, "gdtr_limit", inspect_hex(r->gdtr_limit));
+    json_object_set_new(all, "idtr_limit", inspect_hex(r->idtr_limit));
+    return all;
+}
+
+static void print_regs(uint32_t vcpu, const struct vitrine_regs *r)
+{
+    printf("vcpu %" PRIu32 "\n", vcpu);
+    for (unsigned i = 0; i < 16; i++)
+        printf("%-4s %016" PRIx64 "%s", gpr_names[i], r->gpr[i], i % 4 == 3 ? "\n" : "  ");
+    for (unsigned i = 0; i < N_WORDS; i++)
+        printf("%-14s %016" PRIx64 "%s", words[i].name, word_of(r, i), i % 3 == 2 || i == N_WORDS - 1 ? "\n" : "  ");
+    for (unsigned i = 0; i < VITRINE_SEGMENTS; i++) {
+        const struct vitrine_segment *s = &r->segment[i];
+        printf("%-4s %04x base %016" PRIx64 " limit %08" PRIx32 " attributes %04x%s\n", segment_names[i], s->selector, s->base, s->limit, s->attributes,
+               s->attributes & 0x80 ? "" : " not present");
+    }
+    printf("gdtr limit %04" PRIx32 "  idtr limit %04" PRIx32 "\n", r->gdtr_limit, r->idtr_limit);
+}
+
+static int show_regs(struct vitrine_vm *vm, int64_t wanted, bool is_json)
+{
+    struct vitrine_vcpu_info vcpu[VCPUS_MAX];
+    struct vitrine_regs regs;
+    json_t *all = json_array();
+    int n = vitrine_vm_vcpus(vm, vcpu, VCPUS_MAX);
+    bool is_found = wanted < 0;
+    for (int i = 0; i < n && i < VCPUS_MAX; i++) {
+        if (wanted >= 0 && vcpu[i].id != wanted)
+            continue;
+        if (vitrine_vcpu_get_regs(vm, vcpu[i].id, &regs)) {
+            n = -1;
+            break;
+        }
+        if (is_json)
+            json_array_append_new(all, regs_json(vcpu[i].id, &regs));
+        else
+            print_regs(vcpu[i].id, &regs);
+        is_found = true;
+    }
+    if (n >= 0 && !is_found) {
+        n = -1;
+        errno = ENOENT;
+    }
+    if (n >= 0 && is_json)
+        return inspect_print_json("regs", all);
+    json_decref(all);
+    return n < 0 ? inspect_failed("regs", "read registers") : CLI_DONE;
+}
+
+int regs_main(int argc, char **argv)
+{
+    static const char usage[] =
+        "usage: vitrine regs [--vcpu N] [--json] VM\n\nShows the registers of one vCPU or of all; each stops for as long as it takes to copy them.\n";
+    bool is_json = false;
+    int64_t vcpu = -1;
+    int status;
+    if (!parse(argc, argv, usage, 1, &is_json, &vcpu, &status))
+        return status;
+    struct vitrine_vm *vm = inspect_open("regs", argv[optind]);
+    if (!vm)
+        return CLI_FAILED;
+    status = show_regs(vm, vcpu, is_json);
+    vitrine_vm_close(vm);
+    return status;
+}
+
+/* ---- standing still ---- */
+
+static int change_state(int argc, char **argv, const char *usage, int (*change)(struct vitrine_vm *), const char *what)
+{
+    bool is_json = false;
+    int status;
+    if (!parse(argc, argv, usage, 1, &is_json, NULL, &status))
+        return status;
+    struct vitrine_vm *vm = inspect_open(argv[0], argv[optind]);
+    if (!vm)
+        return CLI_FAILED;
+    status = change(vm) ? inspect_failed(argv[0], what) : is_json ? inspect_print_json(argv[0], json_object()) : CLI_DONE;
+    vitrine_vm_close(vm);
+    return status;
+}
+
+int pause_main(int argc, char **argv)
+{
+    return change_state(
+        argc, argv,
+        "usage: vitrine pause [--json] VM\n\nStops all vCPUs between two instructions until 'vitrine resume'. The VMM is not stopped; its clocks go on.\n",
+        vitrine_vm_pause, "pause");
+}
+
+int resume_main(int argc, char **argv)
+{
+    return change_state(argc, argv, "usage: vitrine resume [--json] VM\n\nLets a paused virtual machine go on.\n", vitrine_vm_resume, "resume");
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The control socket of a process that runs VMs: stream of requests, each answered in order. Both sides are of one machine; structs are those of
+ * <vitrine/inspect.h> and below. A version that differs ends the talk at the greeting.
+ */
+#ifndef VITRINE_ABI_CONTROL_H
+#define VITRINE_ABI_CONTROL_H
+
+#include <stdint.h>
+
+#define CONTROL_VERSION 1u
+/* Abstract socket address, behind the leading zero byte: this, the pid, '-', and a random number in hexadecimal. */
+#define CONTROL_NAME_PREFIX "vitrine/"
+#define CONTROL_PAYLOAD_MAX (1u << 20)
+#define CONTROL_ARRAY_MAX 4096u /* of slots and vCPUs in a reply */
+
+enum control_call {
+    CONTROL_HELLO,     /* -> control_hello */
+    CONTROL_NEXT_VM,   /* control_vm: the VM of the lowest number from it on -> vitrine_vm_info; ENOENT */
+    CONTROL_INFO,      /* control_vm -> vitrine_vm_info */
+    CONTROL_SLOTS,     /* control_vm -> vitrine_slot[] */
+    CONTROL_VCPUS,     /* control_vm -> vitrine_vcpu_info[] */
+    CONTROL_GET_REGS,  /* control_vcpu -> vitrine_regs */
+    CONTROL_SET_REGS,  /* control_vcpu, vitrine_regs */
+    CONTROL_TRANSLATE, /* control_vcpu with gva -> vitrine_translation */
+    CONTROL_READ,      /* control_memory -> bytes */
+    CONTROL_WRITE,     /* control_memory, bytes -> control_written */
+    CONTROL_PAUSE,     /* control_vm */
+    CONTROL_RESUME,    /* control_vm */
+    CONTROL_HOLD,      /* control_vm */
+    CONTROL_RELEASE,   /* control_vm; EINVAL not held by this connection */
+    CONTROL_CALLS
+};
+
+/* Before each message; replies repeat call and sequence. */
+struct control_head {
+    uint32_t bytes; /* that follow */
+    uint16_t call;
+    uint16_t error; /* of replies: errno, then nothing follows; requests: 0 */
+    uint32_t sequence;
+};
+
+struct control_hello {
+    uint32_t version, pid;
+};
+
+struct control_vm {
+    uint32_t number;
+};
+
+struct control_vcpu {
+    uint32_t number, vcpu;
+    uint64_t gva;
+};
+
+struct control_memory {
+    uint32_t number;
+    uint32_t bytes; /* to read; 0 in a write, whose bytes follow */
+    uint64_t gpa;
+};
+
+struct control_written {
+    uint32_t bytes;
+};
+
+#endif

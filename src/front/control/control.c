@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table of control calls, the one way through it, and the calls about memory and about standing still. See control.h.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/hold.h"
+#include "core/vm.h"
+#include "front/control/control_priv.h"
+#include "introspect/memory.h"
+
+static int control_hello_call(struct control_arg *a)
+{
+    *(struct control_hello *)a->out = (struct control_hello){ .version = CONTROL_VERSION, .pid = (uint32_t)getpid() };
+    a->out_bytes = sizeof(struct control_hello);
+    return 0;
+}
+
+/* ---- memory ---- */
+
+static int control_read(struct control_arg *a)
+{
+    const struct control_memory *m = a->in;
+    if (m->bytes > CONTROL_PAYLOAD_MAX)
+        return -E2BIG;
+    ssize_t n = look_memory_read(a->vm, m->gpa, a->out, m->bytes);
+    if (n < 0)
+        return (int)n;
+    a->out_bytes = (uint32_t)n;
+    return 0;
+}
+
+/* Code may have changed: vCPUs look at it again. */
+static void control_written_to(struct vm *vm)
+{
+    atomic_fetch_add(&vm->client_epoch, 1);
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        if (v)
+            vcpu_request(v, VREQ_EVENT);
+    }
+}
+
+static int control_write(struct control_arg *a)
+{
+    const struct control_memory *m = a->in;
+    ssize_t n = look_memory_write(a->vm, m->gpa, m + 1, a->in_bytes - sizeof *m);
+    if (n < 0)
+        return (int)n;
+    control_written_to(a->vm);
+    ((struct control_written *)a->out)->bytes = (uint32_t)n;
+    a->out_bytes = sizeof(struct control_written);
+    return 0;
+}
+
+/* ---- standing still ---- */
+
+static int control_pause(struct control_arg *a)
+{
+    if (!atomic_exchange(&a->vm->is_paused, true))
+        hold_vm(a->vm);
+    return 0;
+}
+
+static int control_resume(struct control_arg *a)
+{
+    if (atomic_exchange(&a->vm->is_paused, false))
+        hold_release_vm(a->vm);
+    return 0;
+}
+
+static struct control_hold *hold_find(struct control_session *s, const struct vm *vm)
+{
+    struct control_hold *h = s->holds;
+    while (h && h->vm != vm)
+        h = h->next;
+    return h;
+}
+
+static int control_hold_call(struct control_arg *a)
+{
+    struct control_hold *h = hold_find(a->session, a->vm);
+    if (!h) {
+        h = calloc(1, sizeof *h);
+        if (!h)
+            return -ENOMEM;
+        vm_get(a->vm);
+        *h = (struct control_hold){ .next = a->session->holds, .vm = a->vm };
+        a->session->holds = h;
+    }
+    h->count++;
+    hold_vm(a->vm);
+    return 0;
+}
+
+static int control_release(struct control_arg *a)
+{
+    struct control_hold *h = hold_find(a->session, a->vm);
+    if (!h || !h->count)
+        return -EINVAL;
+    h->count--;
+    hold_release_vm(a->vm);
+    return 0;
+}
+
+/* ---- the table ---- */
+
+enum control_about { ABOUT_NOTHING, ABOUT_NUMBER, ABOUT_VM, ABOUT_VCPU };
+
+/* clang-format off */
+static const struct control_entry {
+    enum control_about about;
+    uint32_t least_bytes;
+    bool takes_more;
+    int (*handle)(struct control_arg *a);
+} entries[CONTROL_CALLS] = {
+    [CONTROL_HELLO]     = { ABOUT_NOTHING, 0,                                                          false, control_hello_call },
+    [CONTROL_NEXT_VM]   = { ABOUT_NUMBER,  sizeof(struct control_vm),                                  false, control_next_vm },
+    [CONTROL_INFO]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_info },
+    [CONTROL_SLOTS]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_slots },
+    [CONTROL_VCPUS]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_vcpus },
+    [CONTROL_GET_REGS]  = { ABOUT_VCPU,    sizeof(struct control_vcpu),                                false, control_get_regs },
+    [CONTROL_SET_REGS]  = { ABOUT_VCPU,    sizeof(struct control_vcpu) + sizeof(struct vitrine_regs),  false, control_set_regs },
+    [CONTROL_TRANSLATE] = { ABOUT_VCPU,    sizeof(struct control_vcpu),                                false, control_translate },
+    [CONTROL_READ]      = { ABOUT_VM,      sizeof(struct control_memory),                              false, control_read },
+    [CONTROL_WRITE]     = { ABOUT_VM,      sizeof(struct control_memory),                              true,  control_write },
+    [CONTROL_PAUSE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_pause },
+    [CONTROL_RESUME]    = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_resume },
+    [CONTROL_HOLD]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_hold_call },
+    [CONTROL_RELEASE]   = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_release },
+};
+/* clang-format on */
+_Static_assert(offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 && offsetof(struct control_memory, number) == 0,
+               "requests about a VM begin with its number");
+
+static struct vm *find_exactly(uint32_t number)
+{
+    struct vm *vm = number ? vm_find(number) : NULL;
+    if (vm && vm->number != number) {
+        vm_put(vm);
+        vm = NULL;
+    }
+    return vm;
+}
+
+static struct vcpu *find_vcpu(struct vm *vm, uint32_t id)
+{
+    return id < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[id], __ATOMIC_ACQUIRE) : NULL;
+}
+
+static int handle_about(const struct control_entry *e, struct control_arg *a)
+{
+    uint32_t number;
+    if (e->about == ABOUT_NOTHING || e->about == ABOUT_NUMBER)
+        return e->handle(a);
+    memcpy(&number, a->in, sizeof number);
+    a->vm = find_exactly(number);
+    if (!a->vm)
+        return -ESRCH;
+    int r = 0;
+    if (e->about == ABOUT_VCPU && !(a->vcpu = find_vcpu(a->vm, ((const struct control_vcpu *)a->in)->vcpu)))
+        r = -ENOENT;
+    if (!r)
+        r = e->handle(a);
+    vm_put(a->vm);
+    return r;
+}
+
+void control_handle(struct control_session *s, const struct control_head *head, const void *payload, struct control_head *reply, void *out)
+{
+    struct control_arg a = { .session = s, .in = payload, .in_bytes = head->bytes, .out = out };
+    const struct control_entry *e = head->call < CONTROL_CALLS ? &entries[head->call] : NULL;
+    int r = -ENOSYS;
+    if (e)
+        r = head->bytes == e->least_bytes || (e->takes_more && head->bytes > e->least_bytes) ? handle_about(e, &a) : -EINVAL;
+    *reply = (struct control_head){ .bytes = r ? 0 : a.out_bytes, .call = head->call, .error = (uint16_t)-r, .sequence = head->sequence };
+}
+
+struct control_session *control_session_create(void)
+{
+    return calloc(1, sizeof(struct control_session));
+}
+
+void control_session_destroy(struct control_session *s)
+{
+    for (struct control_hold *h = s->holds, *next; h; h = next) {
+        next = h->next;
+        for (; h->count; h->count--)
+            hold_release_vm(h->vm);
+        vm_put(h->vm);
+        free(h);
+    }
+    free(s);
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The control front: requests of src/abi/control.h about the VMs of this process. A table of calls; what they do is core's and introspect's. Transport brings
+ * the bytes. A session is one connection, used by one thread at a time; what it holds is undone when it ends.
+ */
+#ifndef VITRINE_FRONT_CONTROL_CONTROL_H
+#define VITRINE_FRONT_CONTROL_CONTROL_H
+
+#include "abi/control.h"
+#include "base/types.h"
+
+struct control_session;
+
+/* NULL: no memory. */
+struct control_session *control_session_create(void);
+void control_session_destroy(struct control_session *s);
+
+/*
+ * Answers one request: `payload` of head->bytes bytes. Fills *reply and up to CONTROL_PAYLOAD_MAX bytes at `out`, reply->bytes of them. Nothing that a request
+ * says is trusted.
+ */
+void control_handle(struct control_session *s, const struct control_head *head, const void *payload, struct control_head *reply, void *out);
+
+#endif

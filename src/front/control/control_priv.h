@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the control front's files share.
+ */
+#ifndef VITRINE_FRONT_CONTROL_CONTROL_PRIV_H
+#define VITRINE_FRONT_CONTROL_CONTROL_PRIV_H
+
+#include "front/control/control.h"
+#include "vitrine/inspect.h"
+
+struct vcpu;
+struct vm;
+
+/* A VM that a connection holds, so often; with a reference. */
+struct control_hold {
+    struct control_hold *next;
+    struct vm *vm;
+    unsigned count;
+};
+
+struct control_session {
+    struct control_hold *holds;
+};
+
+/* One request in a handler's hands. */
+struct control_arg {
+    struct control_session *session;
+    struct vm *vm;     /* with a reference, if the call is about one */
+    struct vcpu *vcpu; /* if the call is about one */
+    const void *in;
+    uint32_t in_bytes;
+    void *out;
+    uint32_t out_bytes; /* what the handler filled */
+};
+
+/* regs.c */
+int control_get_regs(struct control_arg *a);
+int control_set_regs(struct control_arg *a);
+int control_translate(struct control_arg *a);
+
+/* vms.c */
+int control_next_vm(struct control_arg *a);
+int control_info(struct control_arg *a);
+int control_slots(struct control_arg *a);
+int control_vcpus(struct control_arg *a);
+
+#endif

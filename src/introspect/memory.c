@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* See memory.h. Pages are copied one by one, so that a copy that meets the end of memory, or memory that its owner took away, keeps what it has. */
+#include "introspect/memory.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/vm.h"
+
+static size_t piece_bytes(gpa_t gpa, size_t left)
+{
+    size_t in_page = PAGE_BYTES - (gpa & PAGE_OFFSET_MASK);
+    return left < in_page ? left : in_page;
+}
+
+ssize_t look_memory_read(struct vm *vm, gpa_t gpa, void *to, size_t bytes)
+{
+    size_t done = 0;
+    while (done < bytes) {
+        size_t n = piece_bytes(gpa + done, bytes - done);
+        if (vm_read(vm, gpa + done, (uint8_t *)to + done, n))
+            break;
+        done += n;
+    }
+    return done || !bytes ? (ssize_t)done : -EFAULT;
+}
+
+ssize_t look_memory_write(struct vm *vm, gpa_t gpa, const void *from, size_t bytes)
+{
+    size_t done = 0;
+    while (done < bytes) {
+        size_t n = piece_bytes(gpa + done, bytes - done);
+        if (vm_write(vm, gpa + done, (const uint8_t *)from + done, n))
+            break;
+        done += n;
+    }
+    return done || !bytes ? (ssize_t)done : -EFAULT;
+}
+
+unsigned look_memory_slots(struct vm *vm, struct memslot *out, unsigned n)
+{
+    unsigned count = 0;
+    pthread_mutex_lock(&vm->slots_lock); /* writers free the table only after they let go of this */
+    for (unsigned space = 0; space < SPACE_COUNT; space++) {
+        const struct memslots *t = atomic_load(&vm->slots[space]);
+        for (unsigned i = 0; i < t->n; i++, count++) {
+            if (count >= n)
+                continue;
+            out[count] = t->slot[i];
+            out[count].dirty = NULL;
+        }
+    }
+    pthread_mutex_unlock(&vm->slots_lock);
+    return count;
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the inspection API share: a connection to the process that runs a VM.
+ */
+#ifndef VITRINE_LIB_INSPECT_PRIV_H
+#define VITRINE_LIB_INSPECT_PRIV_H
+
+#include "abi/control.h"
+#include "vitrine/inspect.h"
+
+struct vitrine_vm {
+    int fd;
+    uint32_t number, sequence;
+};
+
+/*
+ * One request and its reply. `more` follows `request` on the wire. Up to reply_max bytes are written to `reply`; their number, or -1 and errno. An answer of
+ * another size than is possible is EPROTO.
+ */
+ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, const void *more, uint32_t more_bytes, void *reply,
+                     size_t reply_max);
+
+/* Connects to a process by the name of its socket, which must be of this user's or root's. -1 and errno. */
+int inspect_connect(struct vitrine_vm *c, const char *name, uint32_t *pid);
+
+#endif

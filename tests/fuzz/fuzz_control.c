@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Random requests to the control front, of the right and of wrong sizes, about a VM that runs meanwhile: nothing crashes or hangs, an answer stays within its
+ * bounds, and when the session ends the guest runs on. Payloads lie at the end of a page, so that reading beyond them is seen. See batches.h.
+ */
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "batches.h"
+#include "front/control/control.h"
+#include "transport/inproc.h"
+#include "vitrine/inspect.h"
+
+#define REQUESTS_PER_BATCH 3000
+#define FIXED_BATCHES 10
+#define BATCH_SECONDS 120
+#define RAM_BYTES 0x20000u
+#define PAGES 8u
+
+static int vm_fd, cpu_fd;
+static uint8_t *ram;
+static _Atomic bool stop;
+
+static const uint64_t edges[] = { 0, 1, 2, 0x500, 0xfff, 0x1000, 0x1ffff, 0x20000, 0x80000000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
+
+static void on_kick(int sig)
+{
+    (void)sig;
+}
+
+static void put_code(void)
+{
+    static const uint8_t code[] = { 0xff, 0x06, 0x00, 0x05, 0xeb, 0xfa }; /* 1: inc word [500h]; jmp 1b */
+    memcpy(ram + 0x1000, code, sizeof code);
+}
+
+/* The first time the registers are those of power-up. */
+static void set_state(void)
+{
+    static struct kvm_sregs sregs;
+    struct kvm_regs regs = { .rip = 0x1000, .rflags = 2 };
+    if (!sregs.apic_base && vitrine_ioctl(cpu_fd, KVM_GET_SREGS, &sregs))
+        exit(1);
+    sregs.cs.base = sregs.cs.selector = 0;
+    if (vitrine_ioctl(cpu_fd, KVM_SET_SREGS, &sregs) || vitrine_ioctl(cpu_fd, KVM_SET_REGS, &regs))
+        exit(1);
+}
+
+static void *client(void *arg)
+{
+    (void)arg;
+    while (!atomic_load(&stop))
+        vitrine_ioctl(cpu_fd, KVM_RUN, NULL); /* whatever it ends with: registers and memory are the fuzzer's */
+    return NULL;
+}
+
+static void machine_create(void)
+{
+    struct kvm_userspace_memory_region region = { .memory_size = RAM_BYTES };
+    struct sigaction kick = { .sa_handler = on_kick };
+    sigaction(SIGUSR1, &kick, NULL);
+    ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    region.userspace_addr = (uintptr_t)ram;
+    int dev_fd = vitrine_open("/dev/kvm");
+    vm_fd = vitrine_ioctl(dev_fd, KVM_CREATE_VM, NULL);
+    if (vitrine_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region))
+        exit(1);
+    cpu_fd = vitrine_ioctl(vm_fd, KVM_CREATE_VCPU, NULL);
+    vitrine_close(dev_fd);
+    put_code();
+    set_state();
+}
+
+static void client_end(pthread_t thread)
+{
+    atomic_store(&stop, true);
+    while (pthread_tryjoin_np(thread, NULL)) {
+        pthread_kill(thread, SIGUSR1);
+        usleep(1000);
+    }
+    atomic_store(&stop, false);
+}
+
+static uint32_t usual_bytes(unsigned call)
+{
+    switch (call) {
+    case CONTROL_HELLO:
+        return 0;
+    case CONTROL_SET_REGS:
+        return sizeof(struct control_vcpu) + sizeof(struct vitrine_regs);
+    case CONTROL_GET_REGS:
+    case CONTROL_TRANSLATE:
+        return sizeof(struct control_vcpu);
+    case CONTROL_READ:
+    case CONTROL_WRITE:
+        return sizeof(struct control_memory);
+    default:
+        return sizeof(struct control_vm);
+    }
+}
+
+static void request(struct control_session *session, uint64_t *s, uint8_t *end, uint8_t *out)
+{
+    struct control_head head = { .call = (uint16_t)(batches_choose(s, 16) ? batches_choose(s, CONTROL_CALLS) : batches_random(s)),
+                                 .sequence = (uint32_t)batches_random(s) },
+                        reply;
+    head.bytes = usual_bytes(head.call);
+    if (head.call == CONTROL_WRITE)
+        head.bytes += batches_choose(s, 5000);
+    if (batches_choose(s, 8) == 0)
+        head.bytes = batches_choose(s, PAGES * 4096);
+    uint8_t *in = end - head.bytes;
+    for (uint32_t i = 0; i + 8 <= head.bytes; i += 8) {
+        uint64_t value = batches_choose(s, 2) ? edges[batches_choose(s, sizeof edges / sizeof *edges)] : batches_random(s);
+        memcpy(in + i, &value, 8);
+    }
+    uint32_t number = batches_choose(s, 16) ? 1 : (uint32_t)batches_random(s), vcpu = batches_choose(s, 4) ? 0 : (uint32_t)batches_random(s);
+    if (head.bytes >= 8) {
+        memcpy(in, &number, 4);
+        if (head.call != CONTROL_READ)
+            memcpy(in + 4, &vcpu, 4);
+    }
+    control_handle(session, &head, in, &reply, out);
+    if (reply.bytes > CONTROL_PAYLOAD_MAX || (reply.error && reply.bytes) || reply.call != head.call || reply.sequence != head.sequence ||
+        reply.error >= 4096) {
+        printf("# call %u of %u bytes: reply of %u bytes, error %u\n", head.call, head.bytes, reply.bytes, reply.error);
+        exit(1);
+    }
+}
+
+/* Whatever was paused is resumed by whoever may, what the session held went with it. */
+static bool runs_on(struct control_session *session, uint8_t *end, uint8_t *out)
+{
+    struct control_vm vm = { .number = 1 };
+    struct control_head head = { .call = CONTROL_RESUME, .bytes = sizeof vm }, reply;
+    memcpy(end - sizeof vm, &vm, sizeof vm);
+    control_handle(session, &head, end - sizeof vm, &reply, out);
+    control_session_destroy(session);
+    return reply.error == 0;
+}
+
+static void batch(uint64_t seed)
+{
+    uint8_t *pages = mmap(NULL, (PAGES + 1) * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *end = pages + PAGES * 4096;
+    uint8_t *out = malloc(CONTROL_PAYLOAD_MAX);
+    pthread_t thread;
+    uint64_t s = seed;
+    mprotect(end, 4096, PROT_NONE);
+    machine_create();
+    struct control_session *session = control_session_create();
+    pthread_create(&thread, NULL, client, NULL);
+    for (unsigned i = 0; i < REQUESTS_PER_BATCH; i++)
+        request(session, &s, end, out);
+    batches_count(REQUESTS_PER_BATCH);
+    if (!runs_on(session, end, out))
+        exit(1);
+    client_end(thread);
+    put_code();
+    set_state();
+    *(volatile uint16_t *)(ram + 0x500) = 0;
+    pthread_create(&thread, NULL, client, NULL);
+    while (!*(volatile uint16_t *)(ram + 0x500)) /* a guest that stays held ends as a batch that hangs */
+        usleep(100);
+    client_end(thread);
+    vitrine_close(cpu_fd);
+    vitrine_close(vm_fd);
+    free(out);
+}
+
+int main(void)
+{
+    static const struct batches b = { "random requests of tools", "requests", FIXED_BATCHES, BATCH_SECONDS, batch };
+    return batches_run(&b);
+}
