@@ -36,6 +36,7 @@ void *preload_next(void **slot, const char *name);
 void preload_exec_find(void);
 void preload_open_find(void);
 void preload_close_find(void);
+void preload_socket_find(void);
 
 /* A system call: its result, or -Exxx. Async-signal-safe. */
 static inline long preload_raw(long number, long a, long b, long c, long d, long e, long f)

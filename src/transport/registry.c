@@ -26,6 +26,15 @@ static pthread_rwlock_t lock = PTHREAD_RWLOCK_INITIALIZER;
 static struct entry *entries;
 static unsigned n_entries;
 
+/* Files that are on their way through a socket. Where that ends in another process they stay here. */
+struct departed {
+    struct entry entry; /* with a reference of its own */
+    unsigned n;
+    struct departed *next;
+};
+static struct departed *departed;
+static _Atomic unsigned n_departed;
+
 /* Which entries hold an object, to be read without the lock. Beyond it, any fd may be ours. */
 #define MAPPED_FDS (1u << 20)
 static _Atomic uint64_t mapped[MAPPED_FDS / 64];
@@ -113,6 +122,14 @@ int registry_add(int fd, struct kvm_object *o)
     return r;
 }
 
+static struct departed **departed_find_locked(const struct stat *st)
+{
+    struct departed **d = &departed;
+    while (*d && !entry_holds(&(*d)->entry, st))
+        d = &(*d)->next;
+    return d;
+}
+
 /* An fd that is not known by number: perhaps a duplicate, or a number that was reused. */
 static struct kvm_object *find_by_file(unsigned fd, const struct stat *st)
 {
@@ -121,6 +138,9 @@ static struct kvm_object *find_by_file(unsigned fd, const struct stat *st)
     for (unsigned i = 0; i < n_entries && !found; i++)
         if (entry_holds(&entries[i], st))
             found = entries[i].object;
+    struct departed *d = *departed_find_locked(st);
+    if (!found && d)
+        found = d->entry.object;
     if (found && !grow_locked(fd)) {
         kvm_object_get(found);
         stale = put_locked(fd, found, st);
@@ -221,6 +241,62 @@ int registry_close(int fd)
     while (n_drop--)
         kvm_object_put(o);
     return r;
+}
+
+bool registry_has_departed(void)
+{
+    return atomic_load_explicit(&n_departed, memory_order_relaxed);
+}
+
+int registry_depart(int fd)
+{
+    struct stat st;
+    struct kvm_object *o = registry_find(fd, false);
+    struct departed *fresh = calloc(1, sizeof(*fresh));
+    int r = !o || fstat(fd, &st) ? -EBADF : fresh ? 0 : -ENOMEM;
+    if (!r) {
+        pthread_rwlock_wrlock(&lock);
+        struct departed **d = departed_find_locked(&st);
+        if (!*d) {
+            *fresh = (struct departed){ .entry = { .object = o, .dev = st.st_dev, .ino = st.st_ino } };
+            *d = fresh;
+            fresh = NULL;
+            o = NULL;
+        }
+        (*d)->n++;
+        atomic_fetch_add(&n_departed, 1);
+        pthread_rwlock_unlock(&lock);
+    }
+    free(fresh);
+    if (o)
+        kvm_object_put(o);
+    return r;
+}
+
+void registry_arrive(int fd)
+{
+    struct stat st;
+    struct departed *done = NULL;
+    struct kvm_object *o = registry_find(fd, false); /* from now on it is known by number */
+    if (!o || fstat(fd, &st)) {
+        if (o)
+            kvm_object_put(o);
+        return;
+    }
+    pthread_rwlock_wrlock(&lock);
+    struct departed **d = departed_find_locked(&st);
+    if (*d) {
+        atomic_fetch_sub(&n_departed, 1);
+        if (--(*d)->n == 0) {
+            done = *d;
+            *d = done->next;
+        }
+    }
+    pthread_rwlock_unlock(&lock);
+    if (done)
+        kvm_object_put(done->entry.object);
+    free(done);
+    kvm_object_put(o);
 }
 
 /* Another thread may be in the middle of a change when this one forks. */

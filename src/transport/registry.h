@@ -21,4 +21,11 @@ int registry_next(unsigned fd);
 /* Closes the fd and drops its reference; if the object has another fd that we had not seen yet, that one keeps it. 0, -EBADF, or close's error. */
 int registry_close(int fd);
 
+/* The fd is being sent through a socket: its object lives until it has arrived, wherever else it is closed. 0, -EBADF, -ENOMEM. */
+int registry_depart(int fd);
+/* An fd has come out of a socket, or could not be sent. */
+void registry_arrive(int fd);
+/* False: nothing is on its way. No lock, no system call. */
+bool registry_has_departed(void);
+
 #endif

@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <linux/openat2.h>
 #include <poll.h>
+#include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -239,6 +240,29 @@ static void from_other_process(void)
     close(own), close(vm), close(fd), close(pair[0]), close(pair[1]);
 }
 
+/* Closed by the sender before anybody has received them. */
+static void on_their_way(void)
+{
+    int pair[2], fd = open(NODE, O_RDWR | O_CLOEXEC);
+    struct kvm_regs regs;
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, pair))
+        return;
+    unsigned n = count_fds();
+    int vm = ioctl(fd, KVM_CREATE_VM, 0), vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
+    bool is_sent = send_fd(pair[0], vm) && send_fd(pair[0], vcpu) && send_fd(pair[0], vm) && close(vm) == 0 && close(vcpu) == 0;
+    int got = receive_fd(pair[1]), got_vcpu = receive_fd(pair[1]), again = -1;
+    check(is_sent && ioctl(got_vcpu, KVM_GET_REGS, &regs) == 0 && regs.rip == 0xfff0, "a vCPU that was open in a socket only");
+    close(got);
+    again = receive_fd(pair[1]);
+    check(ioctl(again, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY) > 0, "a VM that was open in a socket only");
+    close(again), close(got_vcpu);
+    check(count_fds() == n, "and they end with their last fd");
+    vm = ioctl(fd, KVM_CREATE_VM, 0);
+    close(pair[1]);
+    check(!send_fd(pair[0], vm) && close(vm) == 0 && count_fds() + 1 == n, "a VM that could not be sent ends too");
+    close(pair[0]), close(fd);
+}
+
 /* ---- as in the kernel ---- */
 
 static bool shows(int fd, const char *want)
@@ -289,6 +313,7 @@ int main(int argc, char **argv)
     }
     if (argc != 2 || !mkdtemp(folder))
         return 2;
+    signal(SIGPIPE, SIG_IGN);
     spelled();
     linked();
     other_node();
@@ -299,6 +324,7 @@ int main(int argc, char **argv)
     close_on_exec();
     kept_over_exec();
     from_other_process();
+    on_their_way();
     as_in_kernel();
     rmdir(folder);
     return has_failed;
