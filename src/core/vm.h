@@ -93,9 +93,9 @@ struct vm {
     _Atomic uint64_t clock_base_tsc, clock_base_ns;
     pthread_rwlock_t msr_lock; /* core/msr_guest.c */
     _Atomic(struct msr_filter *) msr_filter;
-    _Atomic uint32_t msr_exit_reasons; /* MSR_REASON_* that the client answers */
-    bool is_platform_info_hidden;      /* from the guest */
-    uint32_t x2apic_api_flags;         /* bit 0: 32-bit ids in LAPIC state and MSIs; bit 1: destination 0xff is no broadcast to x2APICs */
+    _Atomic uint32_t msr_exit_reasons;    /* MSR_REASON_* that the client answers */
+    _Atomic bool is_platform_info_hidden; /* from the guest */
+    uint32_t x2apic_api_flags;            /* bit 0: 32-bit ids in LAPIC state and MSIs; bit 1: destination 0xff is no broadcast to x2APICs */
     _Atomic uint32_t client_epoch; /* counts what may follow a write of the client to guest memory: its interrupts; engines look at code again when it moved */
     uint64_t *stat;                /* enum vm_stat; here until vm_stats_move */
     uint64_t own_stat[VM_STAT_COUNT];

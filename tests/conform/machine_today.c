@@ -99,3 +99,13 @@ struct kvm_cpuid2 *machine_supported_cpuid(const struct peer *p, int dev)
     CALL(dev, KVM_GET_SUPPORTED_CPUID, c);
     return c;
 }
+
+uint64_t machine_msr(struct machine *m, const struct peer *p, uint32_t index)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry e;
+    } one = { { .nmsrs = 1 }, { .index = index } };
+    CHECK_EQ(CALL(m->vcpu, KVM_GET_MSRS, &one), 1);
+    return one.e.data;
+}

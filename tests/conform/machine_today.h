@@ -33,13 +33,15 @@ void machine_set_slot(struct machine *m, const struct peer *p, uint32_t slot, ui
 int machine_need(struct machine *m, const struct peer *p, unsigned capability, const char *name);
 /* KVM_GET_SUPPORTED_CPUID's answer. */
 struct kvm_cpuid2 *machine_supported_cpuid(const struct peer *p, int dev);
+/* An MSR by KVM_GET_MSRS, which must know it. */
+uint64_t machine_msr(struct machine *m, const struct peer *p, uint32_t index);
 void *pages_of_client(size_t bytes);
 
 #define RUN_TO(exit) machine_run(&m, p, exit, __FILE__, __LINE__)
 #define NEED(capability) machine_need(&m, p, capability, #capability)
 
 /* One group of cases per file. */
-#define TODAY_GROUPS(X) X(calls) X(pv) X(chips) X(dirty) X(run) X(exits) X(signals) X(msr) X(stats) X(debug) X(steps) X(caps) X(split) X(smm) X(smi)
+#define TODAY_GROUPS(X) X(calls) X(pv) X(chips) X(dirty) X(run) X(exits) X(signals) X(msr) X(stats) X(debug) X(steps) X(caps) X(mce) X(split) X(smm) X(smi)
 #define TODAY_DECLARE(name)                                \
     extern const struct conform_case cases_today_##name[]; \
     extern const size_t n_cases_today_##name;
