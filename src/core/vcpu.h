@@ -18,7 +18,6 @@
 #include "core/exit.h"
 #include "core/memslot.h"
 #include "core/stats.h"
-#include "core/memslot.h"
 #include "x86/regs.h"
 
 struct hold_request;

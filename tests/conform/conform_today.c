@@ -13,7 +13,7 @@ static const struct conform_difference differences[] = {
     { "pvm", "ring_full", "its emulator of real mode goes on when the ring is full" },
     { "pvm", "debug_watchpoints", "its emulator of real mode has none" },
     { "pvm", "debug_injects_bp", "it breaks on INT3" },
-    { "pvm", "memory_fault_info", "its emulator of real mode takes memory that it cannot read for MMIO" },
+    { "host", "memory_fault_info", "the kernel says it of some faults only" },
     { "pvm", "stats_io", "its emulator of real mode counts no exits" },
     { "pvm", "software_breakpoint", "it breaks on INT3" },
     { "pvm", "interrupt_window_today", "its real-mode emulator opens the window late" },

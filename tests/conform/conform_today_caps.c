@@ -293,10 +293,10 @@ static void not_offered(const struct peer *p)
         struct kvm_nested_state head;
         uint8_t more[8192];
     } nested = { .head.size = sizeof nested };
-    if (!p->port->ioctl(m.vm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NESTED_STATE)) {
-        CHECK_ERRNO(m.vcpu, KVM_GET_NESTED_STATE, &nested, EINVAL);
-        CHECK_ERRNO(m.vcpu, KVM_SET_NESTED_STATE, &nested, EINVAL);
-    }
+    if (p->port->ioctl(m.vm, KVM_CHECK_EXTENSION, (void *)KVM_CAP_NESTED_STATE))
+        return;
+    CHECK_ERRNO(m.vcpu, KVM_GET_NESTED_STATE, &nested, EINVAL);
+    CHECK_ERRNO(m.vcpu, KVM_SET_NESTED_STATE, &nested, EINVAL);
     struct kvm_cpuid2 *c = machine_supported_cpuid(p, m.dev);
     for (unsigned i = 0; i < c->nent; i++) { /* no VMX, no SVM */
         const struct kvm_cpuid_entry2 *e = &c->entries[i];

@@ -22,9 +22,10 @@ enum step event_fault(struct soft_vcpu *sv)
 {
     const struct guest_debug *d = &sv->v.debug;
     struct fault f = sv->fault;
-    if (f.vector == FAULT_MEMORY)
-        return STEP_EXIT;                                                     /* v->exit was filled by the signal handler */
-    if (f.vector == VEC_DB && d->enabled && (d->use_hw_bp || d->single_step)) /* even the guest's own: the client gives them back */
+    if (f.vector == FAULT_MEMORY) /* v->exit was filled by the signal handler */
+        return STEP_EXIT;
+    /* Even the guest's own: the client gives them back. */
+    if (f.vector == VEC_DB && d->enabled && (d->use_hw_bp || d->single_step))
         return exec_debug_exit(sv, VEC_DB, f.addr);
     if (f.vector == VEC_PF)
         vcpu_count(&sv->v, STAT_PAGE_FAULTS);
