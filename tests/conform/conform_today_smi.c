@@ -239,6 +239,12 @@ static void smm_sees_its_space(const struct peer *p)
     CHECK_ERRNO(s.m.vm, KVM_GET_DIRTY_LOG, &log, ENOENT);
     log.slot = 2u << 16;
     CHECK_ERRNO(s.m.vm, KVM_GET_DIRTY_LOG, &log, EINVAL);
+    struct kvm_clear_dirty_log clear = { .slot = slot, .num_pages = 4, .dirty_bitmap = &bits };
+    CHECK_ERRNO(s.m.vm, KVM_CLEAR_DIRTY_LOG, &clear, 0);
+    clear.slot = 5;
+    CHECK_ERRNO(s.m.vm, KVM_CLEAR_DIRTY_LOG, &clear, ENOENT);
+    clear.slot = 2u << 16;
+    CHECK_ERRNO(s.m.vm, KVM_CLEAR_DIRTY_LOG, &clear, EINVAL);
     /* Outside there is nothing. */
     RUN_SMM_TO(KVM_EXIT_MMIO);
     CHECK_EQ(s.m.run->mmio.phys_addr, 0x100000);
