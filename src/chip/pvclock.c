@@ -64,13 +64,13 @@ static struct pv *pvclock_of(struct vcpu *v)
     return v->pvclock;
 }
 
-/* INIT stops the clock page too: the memory may belong to another kernel by the time the CPU starts again. */
+/* INIT stops the pages too: the memory may belong to another kernel by the time the CPU starts again. */
 void pvclock_reset(struct vcpu *v, bool is_init)
 {
     struct pv *c = v->pvclock;
     if (!c)
         return;
-    c->system_time = 0;
+    c->system_time = c->steal_time = c->pv_eoi = 0;
     if (!is_init)
         *c = (struct pv){ .poll_control = 1 };
 }

@@ -28,6 +28,10 @@ static void test_sleep_and_flush(void **state)
     ram[AWAY_AT] = 3;
     assert_int_equal(chip->msr_write(cpu[1], MSR_STEAL_TIME, PAGE_AT | 1, true), 0);
     assert_true(chip->vcpu_run_enter(cpu[1]));
+    /* INIT takes the page away. */
+    chip->lapic_reset(cpu[1], true);
+    chip->vcpu_sleep(cpu[1]);
+    assert_int_equal(ram[AWAY_AT], 0);
     /* A page that is not there hurts nobody. */
     assert_int_equal(chip->msr_write(cpu[1], MSR_STEAL_TIME, RAM_BYTES | 1, true), 0);
     assert_false(chip->vcpu_run_enter(cpu[1]));
