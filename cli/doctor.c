@@ -13,6 +13,7 @@
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/sysinfo.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -67,6 +68,17 @@ static void doctor_kernel(void)
         printf("%-14s %s %s %s\n", "kernel", u.sysname, u.release, u.machine);
     else
         doctor_line("kernel", strerror(errno));
+}
+
+/* Asked with a range that holds all of memory: nothing is dispatched while it is on. */
+static void doctor_dispatch(void)
+{
+    bool has = prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, 0, ~0ul, NULL) == 0;
+
+    if (has)
+        prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0);
+    doctor_line("call dispatch", has ? "yes: 'vitrine run' serves statically linked programs too"
+                                     : "no: this kernel has no Syscall User Dispatch (Linux 5.11), so 'vitrine run' does not serve statically linked programs");
 }
 
 /* Creates a VM and throws it away: the only honest test. */
@@ -136,6 +148,7 @@ int doctor_main(int argc, char **argv)
         return cli_error(CLI_USAGE, "doctor", "unexpected argument '%s'", argv[1]);
     doctor_cpu();
     doctor_kernel();
+    doctor_dispatch();
     doctor_kvm();
     doctor_mshv();
     doctor_memory();

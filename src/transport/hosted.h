@@ -38,6 +38,8 @@ struct hosted {
     stack_t alternate;  /* the client's sigaltstack */
     uint64_t rseq[3];   /* the client's registration: address, bytes, signature */
     void *exec_block;   /* of a vfork child: its parent frees it */
+    volatile bool is_in_exec;
+    void *exec_back[5]; /* then: __builtin_setjmp's */
 };
 
 /* hosted_gate.S */
@@ -71,7 +73,8 @@ uint64_t hosted_stub_of(uint64_t site);
 bool hosted_site_fix(greg_t *g);
 
 /* hosted_call.c. Results that are no system call's: */
-#define HOSTED_PASS (-5000) /* the kernel is to do it, unchanged */
+#define HOSTED_PASS (-5000)  /* the kernel is to do it, unchanged */
+#define HOSTED_AGAIN (-5001) /* the client is to make it again */
 /* True if the call is done or goes to the kernel. Neither thread-local state nor a system call of ours. */
 bool hosted_call_quick(struct hosted *t, ucontext_t *uc, const siginfo_t *info);
 /* What quick left. In the host. */
@@ -134,6 +137,7 @@ long hosted_clone_call(struct hosted *t, ucontext_t *uc);
 long hosted_clone3_call(struct hosted *t, ucontext_t *uc);
 long hosted_fork_call(struct hosted *t, ucontext_t *uc);
 long hosted_vfork_call(struct hosted *t, ucontext_t *uc);
+void hosted_exec_again(struct hosted *t);
 long hosted_execve(struct hosted *t, ucontext_t *uc);
 long hosted_execveat(struct hosted *t, ucontext_t *uc);
 

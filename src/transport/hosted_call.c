@@ -13,6 +13,7 @@
 #include "base/signals.h"
 #include "transport/hosted.h"
 
+#define SYSCALL_BYTES 2
 /* One dispatcher per thread, and it is us. */
 static bool is_own_prctl(const greg_t *g)
 {
@@ -63,6 +64,10 @@ static void finish(ucontext_t *uc, long r)
     greg_t *g = uc->uc_mcontext.gregs;
     if (r == HOSTED_PASS) {
         g[REG_RIP] = (greg_t)hosted_stub_of((uint64_t)g[REG_RIP]);
+        return;
+    }
+    if (r == HOSTED_AGAIN) {
+        g[REG_RIP] -= SYSCALL_BYTES;
         return;
     }
     g[REG_RAX] = r;

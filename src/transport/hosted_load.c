@@ -147,9 +147,20 @@ int hosted_load(const char *path, struct hosted_image *image, const char **why)
 static pthread_mutex_t heap_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t heap_begin, heap_end;
 
+static void heap_take(void)
+{
+    pthread_mutex_lock(&heap_lock);
+}
+
+static void heap_give(void)
+{
+    pthread_mutex_unlock(&heap_lock);
+}
+
 void hosted_brk_init(uint64_t begin)
 {
     heap_begin = heap_end = begin;
+    pthread_atfork(heap_take, heap_give, heap_give);
 }
 
 static int heap_resize(uint64_t end)
@@ -164,10 +175,10 @@ long hosted_brk(struct hosted *t, ucontext_t *uc)
 {
     uint64_t end = (uint64_t)uc->uc_mcontext.gregs[REG_RDI];
     (void)t;
-    pthread_mutex_lock(&heap_lock);
+    heap_take();
     if (end >= heap_begin && end < 1ull << 47 && !heap_resize(end))
         heap_end = end;
     long r = (long)heap_end;
-    pthread_mutex_unlock(&heap_lock);
+    heap_give();
     return r;
 }

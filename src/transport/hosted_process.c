@@ -199,13 +199,27 @@ static long check_strings(char *const *list)
     return list ? -E2BIG : 0;
 }
 
-/* Signals are the client's for the new program. */
-static long exec_now(struct hosted *t, ucontext_t *uc, const char *path, char *const *argv, char *const *envp)
+void hosted_exec_again(struct hosted *t)
 {
-    uint64_t mask = hosted_mask_get(t, uc), kept;
-    hosted_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (uint64_t)(uintptr_t)&mask, (uint64_t)(uintptr_t)&kept, sizeof mask, 0, 0);
-    long r = hosted_syscall(SYS_execve, (uint64_t)(uintptr_t)path, (uint64_t)(uintptr_t)argv, (uint64_t)(uintptr_t)envp, 0, 0, 0);
-    hosted_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (uint64_t)(uintptr_t)&kept, 0, sizeof kept, 0, 0);
+    __builtin_longjmp(t->exec_back, 1);
+}
+
+static void set_mask(uint64_t mask)
+{
+    hosted_syscall(SYS_rt_sigprocmask, SIG_SETMASK, (uint64_t)(uintptr_t)&mask, 0, sizeof mask, 0, 0);
+}
+
+/* The new program inherits the client's mask. A signal with a handler that comes then is before the call, as it did not end it. */
+__attribute__((noinline)) static long exec_now(struct hosted *t, ucontext_t *uc, const char *path, char *const *argv, char *const *envp)
+{
+    long r = HOSTED_AGAIN;
+    if (!__builtin_setjmp(t->exec_back)) {
+        t->is_in_exec = true;
+        set_mask(hosted_mask_get(t, uc));
+        r = hosted_syscall(SYS_execve, (uint64_t)(uintptr_t)path, (uint64_t)(uintptr_t)argv, (uint64_t)(uintptr_t)envp, 0, 0, 0);
+    }
+    set_mask(~HOSTED_SIGNALS);
+    t->is_in_exec = false;
     return r;
 }
 

@@ -74,21 +74,32 @@ static int kernel_action(int sig, const struct sigaction *action, struct sigacti
 }
 
 /* Claimed from the start, as copies from the client's memory are guarded before there is a VM; the engine's handler does the same and takes its place. */
-static void handle(int sig, siginfo_t *info, void *context)
+static void handle_fault(int sig, siginfo_t *info, void *context)
 {
     if (info->si_code <= 0 || !guard_recover(context))
         signals_deliver(sig, info, context);
 }
 
+/* Not a dispatched call, but sent or of a seccomp filter. The latter does not come again by itself. */
+static void handle_sys(int sig, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    struct sigaction action;
+    if (info->si_code > 0 && (signals_action(sig, NULL, &action) < 0 || !is_function((uint64_t)(uintptr_t)action.sa_handler)))
+        hosted_die(sig);
+    if (info->si_code > 0 && hosted_site_fix(uc->uc_mcontext.gregs))
+        info->si_call_addr = (void *)(uintptr_t)uc->uc_mcontext.gregs[REG_RIP];
+    signals_deliver(sig, info, context);
+}
+
 int hosted_signals_init(void)
 {
     static const struct signals_ops ops = { kernel_action, hosted_deliver };
-    static const int claimed[] = { SIGSYS, SIGSEGV, SIGBUS };
-    int r = 0;
     signals_set_ops(&ops);
-    for (unsigned i = 0; i < sizeof claimed / sizeof claimed[0] && !r; i++)
-        r = signals_claim(claimed[i], handle);
-    return r;
+    int r = signals_claim(SIGSYS, handle_sys);
+    if (!r)
+        r = signals_claim(SIGSEGV, handle_fault);
+    return r ? r : signals_claim(SIGBUS, handle_fault);
 }
 
 /* ---- arrivals ---- */
@@ -121,25 +132,40 @@ static void block_late(int sig, const siginfo_t *info, ucontext_t *uc)
     *mask_of(uc) |= bit;
 }
 
+static void handle(const struct hosted *t, int sig, siginfo_t *info, ucontext_t *uc)
+{
+    handler_t handler = atomic_load(&handlers[sig]);
+    if (is_misdirected(t, sig, info))
+        block_late(sig, info, uc);
+    else
+        handler(sig, info, uc);
+}
+
+/* The signal would wait, blocked, in the new program: exec is given up, and made again after the handler. */
+static void leave_exec(struct hosted *t, ucontext_t *uc)
+{
+    greg_t *g = uc->uc_mcontext.gregs;
+    t->is_in_exec = false;
+    g[REG_RSP] = ((g[REG_RSP] - 128) & ~15ll) - 8; /* as after a call */
+    g[REG_RDI] = (greg_t)(uintptr_t)t;
+    g[REG_RIP] = (greg_t)(uintptr_t)hosted_exec_again;
+}
+
 /* The client's handlers wait until this thread is in the client again. */
 void hosted_signal_in_host(struct hosted *t, int sig, siginfo_t *info, ucontext_t *uc)
 {
     int saved_errno = errno;
     signals_hold();
-    if (is_misdirected(t, sig, info))
-        block_late(sig, info, uc);
-    else
-        atomic_load (&handlers[sig])(sig, info, uc);
+    handle(t, sig, info, uc);
+    if (t && t->is_in_exec && signals_has_waiting())
+        leave_exec(t, uc);
     signals_release_blocked();
     errno = saved_errno;
 }
 
 void hosted_signal_in_client(struct hosted *t, int sig, siginfo_t *info, ucontext_t *uc)
 {
-    if (is_misdirected(t, sig, info))
-        block_late(sig, info, uc);
-    else
-        atomic_load (&handlers[sig])(sig, info, uc);
+    handle(t, sig, info, uc);
 }
 
 /* ---- the client's calls ---- */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A statically linked KVM client that knows nothing of vitrine: guests, and what a C library does with signals, threads, processes and memory. run-static
- * builds it with several libraries and runs it under `vitrine run`, and without (argument "plain": what is not about the node must hold there too). TAP.
+ * builds it with several libraries and runs it under `vitrine run`, and without (argument "plain": what is not about the node must hold there too). One thing:
+ * all of it shares handlers and thread-local variables, whose mixing up it looks for. TAP.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -421,6 +422,30 @@ static void guest_processes(void)
     check(system(command) == 0, "a static client from a shell from a static client");
 }
 
+/* Children that a timer interrupts until they are another program: that has nothing pending. */
+static bool signals_before_exec(void)
+{
+    struct sigaction action = { .sa_handler = clobber };
+    struct itimerval soon = { { 0, 0 }, { 0, 1 } };
+    bool is_right = true;
+    sigaction(SIGALRM, &action, NULL);
+    for (int i = 0; i < 30; i++) {
+        int status = -1;
+        pid_t child = fork();
+        if (!child) {
+            soon.it_value.tv_usec = 1 + i * 20;
+            setitimer(ITIMER_REAL, &soon, NULL);
+            execl(self, self, "pending", (char *)NULL);
+            _exit(1);
+        }
+        waitpid(child, &status, 0);
+        if (status && status != SIGALRM)
+            printf("# status %x\n", status);
+        is_right &= status == 0 || (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM); /* it came to the new program */
+    }
+    return is_right;
+}
+
 static void processes(void)
 {
     char path[500], *const absent[] = { "/no/such/file", NULL }, *const right[] = { "/bin/true", NULL }, *const wrong[] = { "/bin/false", NULL };
@@ -434,6 +459,7 @@ static void processes(void)
     value = 0;
     raise(SIGUSR1);
     check(value == 1, "its parent's handlers stay");
+    check(signals_before_exec(), "exec while signals come: none waits, blocked, in the new program");
     ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
     path[n > 0 ? n : 0] = '\0';
     check(n > 0 && stat(path, &a) == 0 && stat(self, &b) == 0 && a.st_ino == b.st_ino, "/proc/self/exe is the client");
@@ -512,6 +538,36 @@ static bool under_filter(void)
     return fails(syscall(SYS_getppid), EXDEV) && guest_halts();
 }
 
+static volatile int trapped;
+
+static void on_trap(int sig, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    const uint8_t *after = info->si_call_addr;
+    (void)sig;
+    if (info->si_code == 1 && info->si_syscall == SYS_getuid && (uintptr_t)after == (uintptr_t)uc->uc_mcontext.gregs[REG_RIP] && after[-2] == 0x0f &&
+        after[-1] == 0x05)
+        trapped++;
+    uc->uc_mcontext.gregs[REG_RAX] = 4242;
+}
+
+/* A filter may ask for a signal, and the handler stands in for the call. */
+static bool traps(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getuid, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof code / sizeof code[0], code };
+    struct sigaction action = { .sa_sigaction = on_trap, .sa_flags = SA_SIGINFO };
+    sigaction(SIGSYS, &action, NULL);
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
+        return false;
+    return syscall(SYS_getuid) == 4242 && syscall(SYS_getuid) == 4242 && trapped == 2;
+}
+
 static bool killed_by_filter(void)
 {
     under_filter();
@@ -522,6 +578,7 @@ static bool killed_by_filter(void)
 static void seccomp(void)
 {
     int status;
+    check(forked(traps), "a seccomp filter that sends SIGSYS");
     check(forked(under_filter), "a guest under the client's own seccomp filter");
     pid_t child = fork();
     if (!child)
@@ -535,6 +592,11 @@ int main(int argc, char **argv)
     self = argv[0];
     if (argc > 1 && !strcmp(argv[1], "guest"))
         return !guest_halts();
+    if (argc > 1 && !strcmp(argv[1], "pending")) {
+        sigset_t pending, mask;
+        sigprocmask(SIG_BLOCK, NULL, &mask);
+        return sigpending(&pending) || sigismember(&pending, SIGALRM) || sigismember(&mask, SIGALRM);
+    }
     if (argc > 1 && !strcmp(argv[1], "seven"))
         return 7;
     for (int round = 0; round < 2; round++) { /* the second time after a VM was there */
