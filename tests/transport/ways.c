@@ -45,11 +45,12 @@ static bool opens(const char *path)
            statx(AT_FDCWD, path, 0, STATX_BASIC_STATS, &sx) == 0 && sx.stx_rdev_major == 10 && sx.stx_rdev_minor == 232;
 }
 
+/* Those of vitrine's: a VM holds its own file. */
 static unsigned count_fds(void)
 {
     unsigned n = 0;
     for (int fd = 0; fd < 1024; fd++)
-        n += fcntl(fd, F_GETFD) >= 0;
+        n += is_vitrine(fd);
     errno = 0;
     return n;
 }
@@ -260,7 +261,7 @@ static void on_their_way(void)
     check(count_fds() == n, "and they end with their last fd");
     vm = ioctl(fd, KVM_CREATE_VM, 0);
     close(pair[1]);
-    check(!send_fd(pair[0], vm) && close(vm) == 0 && count_fds() + 1 == n, "a VM that could not be sent ends too");
+    check(!send_fd(pair[0], vm) && close(vm) == 0 && count_fds() == n, "a VM that could not be sent ends too");
     close(pair[0]), close(fd);
 }
 
