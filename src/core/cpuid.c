@@ -50,6 +50,16 @@ static uint32_t xsave_bytes(uint64_t xcr0, bool is_compact)
     return bytes;
 }
 
+/* KVM's feature leaf, wherever its range begins. */
+static bool is_pv_features(const struct vcpu *v, uint32_t function)
+{
+    const struct cpuid_entry *first = (function & 0xffff00ff) == 0x40000001 ? find(v, function - 1, 0) : NULL;
+    return first && first->ebx == 0x4b4d564b && first->ecx == 0x564b4d56 && first->edx == 0x4d; /* "KVMKVMKVM" */
+}
+
+/* Kicks and IPIs by hypercall end at LAPICs in process: guests with the client's would wait for them for ever. */
+#define PV_NEEDS_LAPIC (1u << 7 | 1u << 11)
+
 static void set_dynamic(const struct vcpu *v, uint32_t function, uint32_t index, uint32_t out[4])
 {
     const struct cpu_state *c = &v->cpu;
@@ -72,6 +82,9 @@ static void set_dynamic(const struct vcpu *v, uint32_t function, uint32_t index,
         if (host_facts()->is_amd) /* repeats leaf 1 there */
             set_bit(&out[EDX], 9, (out[EDX] & (1u << 9)) && (c->apic_base & APIC_BASE_ENABLE));
         break;
+    default:
+        if (!v->lapic && is_pv_features(v, function))
+            out[EAX] &= ~PV_NEEDS_LAPIC;
     }
 }
 

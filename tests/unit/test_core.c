@@ -471,6 +471,8 @@ static void test_cpuid(void **state)
     assert_true(r[2] & 1u << 31);
     assert_false(r[3] & (1u << 21 | 1u << 22)); /* DS, ACPI */
     assert_int_equal(r[3] & 0x1ff, 0x1ff);
+    vcpu_cpuid(v, 0x40000001, 0, r);
+    assert_int_equal(r[0] & (1u << 3 | 1u << 7 | 1u << 11), 1u << 3); /* kicks and IPIs by hypercall need a LAPIC in process */
     v->cpu.cr4 = CR4_OSXSAVE;
     v->cpu.apic_base &= ~(uint64_t)APIC_BASE_ENABLE;
     vcpu_cpuid(v, 1, 0, r);
