@@ -3,7 +3,7 @@
  * Runs in a guest as its console's only reader and does what the lines say that come there, so that a test outside can ask the guest at any moment. Each answer
  * ends in a line "agent: done NUMBER" with the number that began the request. Not an init: tests/transport/monitor/agent-init starts it. Static.
  *
- *   N load THREADS MIB   threads, one per CPU, write MIB of memory each in several ways and check what they find there
+ *   N load THREADS MIB [NICE]   threads, one per CPU, write MIB of memory each in several ways and check what they find there
  *   N state              steps of each thread so far and errors seen
  *   N halt               ends the threads; their memory and counters are compared with what so many steps must leave
  *   N clock              monotonic time, real time and time stamp counter
@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -35,7 +36,7 @@
 
 struct loader {
     pthread_t thread;
-    unsigned number;
+    unsigned number, nice;
     uint32_t n_pages;
     uint64_t *page;    /* whole pages, written by even steps */
     uint64_t *sparse;  /* as many; odd steps change one word of one */
@@ -128,6 +129,7 @@ static void *load(void *arg)
     CPU_ZERO(&set);
     CPU_SET(l->number % (unsigned)sysconf(_SC_NPROCESSORS_ONLN), &set);
     sched_setaffinity(0, sizeof(set), &set);
+    setpriority(PRIO_PROCESS, (id_t)gettid(), (int)l->nice); /* Linux has it by thread */
     while (!atomic_load(&is_ending)) {
         one_step(l, l->steps);
         l->steps++;
@@ -135,13 +137,13 @@ static void *load(void *arg)
     return NULL;
 }
 
-static void start(unsigned n, unsigned mib)
+static void start(unsigned n, unsigned mib, unsigned nice)
 {
     atomic_store(&is_ending, false);
     n_loaders = n < THREADS_MAX ? n : THREADS_MAX;
     for (unsigned i = 0; i < n_loaders; i++) {
         struct loader *l = &loader[i];
-        *l = (struct loader){ .number = i, .n_pages = mib << 8 };
+        *l = (struct loader){ .number = i, .n_pages = mib << 8, .nice = nice };
         size_t bytes = (size_t)l->n_pages * PAGE_BYTES;
         l->page = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         l->sparse = l->page + bytes / 8;
@@ -238,10 +240,10 @@ static void file(const char *path, const char *text)
 static void request(char *line)
 {
     char path[64], text[64];
-    unsigned threads, mib;
+    unsigned threads, mib, nice = 0;
     uint64_t n;
-    if (sscanf(line, "load %u %u", &threads, &mib) == 2)
-        start(threads, mib);
+    if (sscanf(line, "load %u %u %u", &threads, &mib, &nice) >= 2)
+        start(threads, mib, nice);
     else if (!strcmp(line, "state"))
         state();
     else if (!strcmp(line, "halt"))

@@ -322,6 +322,42 @@ static void faults_with_all_blocked(const struct peer *p)
     divide_by_zero(p);
 }
 
+/* ---- alternate stacks ---- */
+
+static uintptr_t handler_at;
+
+static void note_stack(int number)
+{
+    (void)number;
+    handler_at = (uintptr_t)__builtin_frame_address(0);
+    n_handled++;
+}
+
+/* As Rust's threads have it: as small as may be, with a page below that nobody may touch. The fault signals that the guest causes come there too. */
+static void alternate_stack(const struct peer *p)
+{
+    size_t least = (size_t)sysconf(_SC_MINSIGSTKSZ), bytes = least > 8192 ? least : 8192;
+    uint8_t *pages = pages_of_client(4096 + bytes);
+    REQUIRE(mprotect(pages, 4096, PROT_NONE) == 0);
+    stack_t stack = { .ss_sp = pages + 4096, .ss_size = bytes }, now;
+    REQUIRE(sigaltstack(&stack, NULL) == 0);
+    create(p, 0);
+    handle_with(note_stack, SA_ONSTACK);
+    for (unsigned i = 1; i <= 2; i++) {
+        LOAD(count);
+        run_until(SIGALRM);
+        CHECK_EQ(n_handled, i);
+        CHECK(handler_at - (uintptr_t)stack.ss_sp < bytes);
+        divide_by_zero(p);
+    }
+    handle_with(note_stack, 0);
+    LOAD(count);
+    run_until(SIGALRM);
+    CHECK(handler_at - (uintptr_t)stack.ss_sp >= bytes);
+    REQUIRE(sigaltstack(NULL, &now) == 0);
+    CHECK(now.ss_sp == stack.ss_sp && now.ss_size == bytes && !now.ss_flags);
+}
+
 const struct conform_case cases_today_signals[] = {
     { "handler_sees_exit", handler_sees_exit },
     { "handler_jumps_away", handler_jumps_away },
@@ -334,5 +370,6 @@ const struct conform_case cases_today_signals[] = {
     { "faults_before_and_after", faults_before_and_after },
     { "fault_signal_is_sent", fault_signal_is_sent },
     { "faults_with_all_blocked", faults_with_all_blocked },
+    { "alternate_stack", alternate_stack },
 };
 const size_t n_cases_today_signals = sizeof cases_today_signals / sizeof *cases_today_signals;

@@ -4,7 +4,6 @@ latter. Everything that waits has a limit of SECONDS."""
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -127,7 +126,7 @@ class Machine:
         self.child = None
 
     def __enter__(self):
-        self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT)
         try:
             self.con.accept()
             self.qmp.accept()
@@ -141,10 +140,7 @@ class Machine:
     def __exit__(self, kind=None, *_):
         if kind:
             self.show()
-        try:
-            os.killpg(self.child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        self.child.kill()
         self.child.wait()
         for stream in self.stream.values():
             stream.close()
@@ -201,7 +197,7 @@ class Machine:
 
     def ready(self, start=0):
         """The guest has booted; its console is the agent's."""
-        self.console_at = self.con.find(rb"^agent: ready\r?$", start).end()
+        self.console_at = self.con.find(rb"agent: ready\r?\n", start).end()
 
     def begin(self, line):
         """Sends a request and gives its number, for end()."""
@@ -212,7 +208,7 @@ class Machine:
     def end(self, number, start=None):
         """The answer's text; from the console as it stands behind start."""
         start = self.console_at if start is None else start
-        match = self.con.find(rb"^agent: done %d\r?$" % number, start)
+        match = self.con.find(rb"^agent: done %d\r?\n" % number, start)
         self.console_at = match.end()
         return self.con.data[start:match.start()].decode(errors="replace").replace("\r", "")
 
