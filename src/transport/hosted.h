@@ -31,13 +31,13 @@ struct hosted {
     bool has_temporary_mask; /* the last call waits with a mask of its own */
     uint64_t temporary_mask; /* that */
     uint64_t host_fs;
-    uint64_t client_fs; /* while in the host */
-    uint64_t leave_sp;  /* hosted_leave's; 0: the process's first thread, which has nothing to go back to */
-    uint64_t clear_tid; /* the client's set_tid_address */
-    uint64_t hidden;    /* of HOSTED_SIGNALS, those that the client takes for blocked */
-    stack_t alternate;  /* the client's sigaltstack */
-    uint64_t rseq[3];   /* the client's registration: address, bytes, signature */
-    void *exec_block;   /* of a vfork child: its parent frees it */
+    uint64_t client_fs;                   /* while in the host */
+    uint64_t leave_sp;                    /* hosted_leave's; 0: the process's first thread, which has nothing to go back to */
+    uint64_t clear_tid;                   /* the client's set_tid_address */
+    uint64_t hidden;                      /* of HOSTED_SIGNALS, those that the client takes for blocked */
+    stack_t alternate;                    /* the client's sigaltstack */
+    uint64_t rseq[3];                     /* the client's registration: address, bytes, signature */
+    void *exec_block, *environment_block; /* of a vfork child: its parent frees them */
     volatile bool is_in_exec;
     void *exec_back[5]; /* then: __builtin_setjmp's */
 };
@@ -131,7 +131,8 @@ long hosted_set_tid_address(struct hosted *t, ucontext_t *uc);
 long hosted_rseq(struct hosted *t, ucontext_t *uc);
 
 /* hosted_process.c */
-int hosted_process_init(bool serves_children);
+/* library: LD_PRELOAD's value for the client's children, NULL if it is in the client's environment. */
+int hosted_process_init(bool serves_children, const char *library);
 bool hosted_is_same_process(void);
 long hosted_clone_call(struct hosted *t, ucontext_t *uc);
 long hosted_clone3_call(struct hosted *t, ucontext_t *uc);
@@ -154,7 +155,8 @@ long hosted_filter(struct hosted *t, ucontext_t *uc);
 
 /* hosted_load.c */
 struct hosted_image {
-    uint64_t entry, bias, phdr, end;
+    uint64_t entry, bias, phdr, end; /* of the program */
+    uint64_t start, base;            /* where it begins, and where its interpreter is: itself and 0 if it has none */
     unsigned n_phdr;
     bool needs_executable_stack;
 };

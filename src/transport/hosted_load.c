@@ -6,6 +6,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -116,29 +117,59 @@ static int map_all(int fd, const Elf64_Ehdr *e, const Elf64_Phdr *p, struct host
     return r;
 }
 
-int hosted_load(const char *path, struct hosted_image *image, const char **why)
+static int read_interpreter(int fd, const Elf64_Phdr *p, char interpreter[PATH_MAX])
+{
+    if (!p->p_filesz || p->p_filesz >= PATH_MAX || pread(fd, interpreter, p->p_filesz, (off_t)p->p_offset) != (ssize_t)p->p_filesz)
+        return -ENOEXEC;
+    interpreter[p->p_filesz] = '\0';
+    return 0;
+}
+
+/* One file. */
+static int load(const char *path, struct hosted_image *image, char interpreter[PATH_MAX], const char **why)
 {
     Elf64_Ehdr e;
     Elf64_Phdr p[N_SEGMENTS_MAX];
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     *image = (struct hosted_image){ 0 };
-    *why = NULL;
+    interpreter[0] = '\0';
     if (fd < 0)
         return -errno;
     int r = read_headers(fd, &e, p);
     if (!r)
         r = map_all(fd, &e, p, image, why);
-    close(fd);
-    if (r)
-        return r;
-    image->entry = e.e_entry + image->bias;
-    image->phdr += image->bias;
-    image->n_phdr = e.e_phnum;
-    for (unsigned i = 0; i < e.e_phnum; i++)
+    for (unsigned i = 0; !r && i < e.e_phnum; i++) {
         if (p[i].p_type == PT_GNU_STACK)
             image->needs_executable_stack = p[i].p_flags & PF_X;
         else if (p[i].p_type == PT_PHDR)
-            image->phdr = p[i].p_vaddr + image->bias;
+            image->phdr = p[i].p_vaddr;
+        else if (p[i].p_type == PT_INTERP)
+            r = read_interpreter(fd, &p[i], interpreter);
+    }
+    close(fd);
+    if (r)
+        return r;
+    image->phdr += image->bias;
+    image->entry = image->start = e.e_entry + image->bias;
+    image->n_phdr = e.e_phnum;
+    return 0;
+}
+
+int hosted_load(const char *path, struct hosted_image *image, const char **why)
+{
+    struct hosted_image interpreter;
+    char name[PATH_MAX], none[PATH_MAX];
+    *why = NULL;
+    int r = load(path, image, name, why);
+    if (r || !*name)
+        return r;
+    r = load(name, &interpreter, none, why);
+    if (r) {
+        *why = "its interpreter cannot be loaded";
+        return r;
+    }
+    image->start = interpreter.entry;
+    image->base = interpreter.bias;
     return 0;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The host program: becomes the statically linked program that its environment names, with vitrine in the place of /dev/kvm. Started by `vitrine run` and by
- * clients that start others, never by hand: argv is the client's. hosted.h says how the client runs.
+ * The host program: becomes the program that its environment names, one that makes system calls by itself, with vitrine in the place of /dev/kvm. Started by
+ * `vitrine run` and by clients that start others, never by hand: argv is the client's. hosted.h says how the client runs.
  */
 #include <alloca.h>
 #include <elf.h>
@@ -54,6 +54,23 @@ static void adopt_mask(struct hosted *t)
     t->hidden = *word & HOSTED_SIGNALS;
 }
 
+/* A client with an interpreter of its own would load our library, and find a second vitrine there. LD_PRELOAD's value as it was, for its children; NULL: none.
+ */
+static const char *leave_library(char **envp)
+{
+    for (char **e = envp; *e; e++) {
+        if (strncmp(*e, "LD_PRELOAD=", 11) != 0 || !program_has_library(*e + 11))
+            continue;
+        char *before = strdup(*e + 11);
+        program_leave_library(*e + 11);
+        if (!(*e)[11])
+            for (char **to = e; (to[0] = to[1]); to++)
+                ;
+        return before;
+    }
+    return NULL;
+}
+
 static void set_name(const char *path)
 {
     const char *slash = strrchr(path, '/');
@@ -82,7 +99,7 @@ static unsigned copy_auxv(const uint64_t *from, uint64_t *to, const struct hoste
             value = image->n_phdr;
             break;
         case AT_BASE:
-            value = 0;
+            value = image->base;
             break;
         case AT_ENTRY:
             value = image->entry;
@@ -116,7 +133,7 @@ _Noreturn static void start(struct hosted *t, const struct hosted_image *image, 
     copy_auxv(auxv, sp + n, image, program);
     if (image->needs_executable_stack)
         mprotect((void *)(uintptr_t)(address(sp) & ~4095ull), 4096, PROT_READ | PROT_WRITE | PROT_EXEC | PROT_GROWSDOWN);
-    hosted_begin(t, image->entry, address(sp));
+    hosted_begin(t, image->start, address(sp));
 }
 
 int main(int argc, char **argv, char **envp)
@@ -142,7 +159,7 @@ int main(int argc, char **argv, char **envp)
     hosted_entry_init();
     r = hosted_signals_init();
     if (!r)
-        r = hosted_process_init(serves_children);
+        r = hosted_process_init(serves_children, image.base ? leave_library(envp) : NULL);
     struct hosted *t = r ? NULL : hosted_create();
     if (!t)
         give_up(program, "cannot be served", r ? -r : ENOMEM);

@@ -26,15 +26,17 @@
 
 static pid_t process;
 static char host[PATH_MAX]; /* "": children are not served */
+static const char *library; /* LD_PRELOAD's value for them; NULL: they inherit it from the client */
 
 static void note_process(void)
 {
     process = getpid();
 }
 
-int hosted_process_init(bool serves_children)
+int hosted_process_init(bool serves_children, const char *value)
 {
     note_process();
+    library = value;
     ssize_t n = serves_children ? readlink("/proc/self/exe", host, sizeof host - 1) : 0;
     host[n > 0 ? n : 0] = '\0';
     return -pthread_atfork(NULL, NULL, note_process);
@@ -43,6 +45,14 @@ int hosted_process_init(bool serves_children)
 bool hosted_is_same_process(void)
 {
     return getpid() == process;
+}
+
+/* What exec allocated; after vfork it is the parent's to free. */
+static void free_blocks(struct hosted *t)
+{
+    free(t->exec_block);
+    free(t->environment_block);
+    t->exec_block = t->environment_block = NULL;
 }
 
 /* ---- fork ---- */
@@ -128,7 +138,7 @@ static long do_vfork(struct hosted *t, ucontext_t *uc, const struct hosted_clone
     child->is_vfork_child = true;
     long r = hosted_vfork(c->flags & ~(uint64_t)CLONE_SETTLS, (v.frame & ~15ull) - 256, c->parent_tid, c->child_tid, &v, vfork_child);
     signals_set_depth(1);
-    free(child->exec_block);
+    free_blocks(child);
     hosted_destroy(child);
     return r;
 }
@@ -223,25 +233,54 @@ __attribute__((noinline)) static long exec_now(struct hosted *t, ucontext_t *uc,
     return r;
 }
 
+/* The environment with LD_PRELOAD as before the client was kept from it, in t->exec_block. 0 or -errno. */
+static long restore_library(struct hosted *t, char *const **envp)
+{
+    unsigned n = 0, to = 0;
+    while (*envp && (*envp)[n])
+        n++;
+    char **list = malloc((n + 2) * sizeof(char *) + sizeof("LD_PRELOAD=") + strlen(library));
+    if (!list)
+        return -ENOMEM;
+    t->environment_block = list;
+    for (unsigned i = 0; i < n; i++)
+        if (strncmp((*envp)[i], "LD_PRELOAD=", 11) != 0)
+            list[to++] = (*envp)[i];
+    list[to] = (char *)(list + n + 2);
+    sprintf(list[to++], "LD_PRELOAD=%s", library);
+    list[to] = NULL;
+    *envp = list;
+    return 0;
+}
+
 static long exec(struct hosted *t, ucontext_t *uc, const char *path, char *const *argv, char *const *envp)
 {
     struct program p;
     program_examine(path, &p);
-    if (!*host || p.kind != PROGRAM_HOSTED || access(path, X_OK) || access(p.path, X_OK))
+    bool is_hosted = *host && p.kind == PROGRAM_HOSTED && !access(path, X_OK) && !access(p.path, X_OK);
+    if (!is_hosted && !library)
         return exec_now(t, uc, path, argv, envp);
     long r = check_strings(argv);
     if (!r)
         r = check_strings(envp);
+    if (!r && library)
+        r = restore_library(t, &envp);
     if (r)
         return r;
+    if (!is_hosted) {
+        r = exec_now(t, uc, path, argv, envp);
+        free_blocks(t);
+        return r;
+    }
     struct program_call call;
     t->exec_block = malloc(program_call_bytes(&p, path, argv, envp));
-    if (!t->exec_block)
+    if (!t->exec_block) {
+        free_blocks(t);
         return -ENOMEM;
+    }
     program_call_hosted(&p, path, argv, envp, t->exec_block, &call);
     r = exec_now(t, uc, host, call.argv, call.envp);
-    free(t->exec_block);
-    t->exec_block = NULL;
+    free_blocks(t);
     return r;
 }
 

@@ -20,15 +20,37 @@ union head {
     char text[PROGRAM_LINE];
 };
 
+/* Of Go's linker: cmd/link, "Go build ID". */
+#define GO_NOTE_OWNER "Go"
+
+static bool is_go_note(int fd, const Elf64_Phdr *p)
+{
+    struct {
+        Elf64_Nhdr head;
+        char owner[4];
+    } note;
+    for (uint64_t at = 0; at + sizeof(note) <= p->p_filesz;) {
+        if (pread(fd, &note, sizeof(note), (off_t)(p->p_offset + at)) != sizeof(note))
+            return false;
+        if (note.head.n_namesz == sizeof(note.owner) && memcmp(note.owner, GO_NOTE_OWNER "\0", sizeof(note.owner)) == 0)
+            return true;
+        at += sizeof(note.head) + ((note.head.n_namesz + 3ull) & ~3ull) + ((note.head.n_descsz + 3ull) & ~3ull);
+    }
+    return false;
+}
+
 /* The interpreter that an ELF program asks for: true and "" if none. */
-static bool read_interpreter(int fd, const Elf64_Ehdr *header, char interpreter[PATH_MAX])
+static bool read_interpreter(int fd, const Elf64_Ehdr *header, char interpreter[PATH_MAX], bool *is_go)
 {
     interpreter[0] = '\0';
+    *is_go = false;
     for (unsigned i = 0; i < header->e_phnum; i++) {
         Elf64_Phdr p;
 
         if (pread(fd, &p, sizeof(p), (off_t)(header->e_phoff + (uint64_t)i * header->e_phentsize)) != sizeof(p))
             return false;
+        if (p.p_type == PT_NOTE)
+            *is_go |= is_go_note(fd, &p);
         if (p.p_type != PT_INTERP)
             continue;
         if (p.p_filesz == 0 || p.p_filesz >= PATH_MAX || pread(fd, interpreter, p.p_filesz, (off_t)p.p_offset) != (ssize_t)p.p_filesz)
@@ -61,19 +83,17 @@ static void refuse(struct program *p, const char *why)
 static void examine_elf(int fd, const Elf64_Ehdr *header, struct program *p)
 {
     char interpreter[PATH_MAX];
+    bool is_go;
 
     if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_machine != EM_X86_64) {
         refuse(p, "is not a program for x86-64; this is not supported");
     } else if (is_privileged(fd)) {
         refuse(p, "is set-user-ID, set-group-ID or has capabilities: the loader does not let vitrine in");
-    } else if (read_interpreter(fd, header, interpreter)) {
+    } else if (read_interpreter(fd, header, interpreter, &is_go)) {
         const char *base = strrchr(interpreter, '/');
-        if (!*interpreter)
-            p->kind = PROGRAM_HOSTED;
-        else if (strncmp(base ? base + 1 : interpreter, "ld-linux-", 9) == 0)
-            p->kind = PROGRAM_PRELOADED;
-        else
-            refuse(p, "is linked with another C library than glibc; this is not supported yet");
+        bool is_glibc = strncmp(base ? base + 1 : interpreter, "ld-linux-", 9) == 0;
+        if (!*interpreter || access(interpreter, R_OK) == 0)
+            p->kind = is_glibc && !is_go ? PROGRAM_PRELOADED : PROGRAM_HOSTED;
     }
 }
 
@@ -195,6 +215,39 @@ const char *program_find(const char *name, const struct stat *except, char path[
     }
     errno = error;
     return NULL;
+}
+
+static bool is_library(const char *entry, size_t n)
+{
+    const size_t n_name = sizeof(PROGRAM_LIBRARY) - 1;
+    return n >= n_name && memcmp(entry + n - n_name, PROGRAM_LIBRARY, n_name) == 0;
+}
+
+bool program_has_library(const char *list)
+{
+    for (size_t n; *list; list += n + (list[n] != '\0')) {
+        n = strcspn(list, ": ");
+        if (is_library(list, n))
+            return true;
+    }
+    return false;
+}
+
+void program_leave_library(char *list)
+{
+    char *to = list;
+    for (size_t n; *list; list += n) {
+        n = strcspn(list, ": ");
+        bool is_ours = is_library(list, n);
+        n += list[n] != '\0';
+        if (is_ours)
+            continue;
+        memmove(to, list, n);
+        to += n;
+    }
+    *to = '\0';
+    if (to > list)
+        to[-1] = '\0';
 }
 
 int program_find_host(const char *beside, char host[PATH_MAX])

@@ -7,6 +7,7 @@
 #define VITRINE_TRANSPORT_PROGRAM_H
 
 #include <limits.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/stat.h>
 
@@ -20,7 +21,7 @@
 enum program_kind {
     PROGRAM_OTHER,     /* execve says what it is, or what is wrong with it */
     PROGRAM_PRELOADED, /* linked with glibc: LD_PRELOAD */
-    PROGRAM_HOSTED,    /* statically linked: the host loads it */
+    PROGRAM_HOSTED,    /* makes system calls by itself (static, another C library than glibc, Go): the host loads it */
     PROGRAM_REFUSED,   /* would run without us: `why` */
 };
 
@@ -48,6 +49,11 @@ struct program_call {
 };
 size_t program_call_bytes(const struct program *p, const char *path, char *const argv[], char *const envp[]);
 void program_call_hosted(const struct program *p, const char *path, char *const argv[], char *const envp[], void *room, struct program_call *c);
+
+/* LD_PRELOAD's value without our library, in place. */
+void program_leave_library(char *list);
+/* True if it has our library. */
+bool program_has_library(const char *list);
 
 /* The host's file, found beside the library or program `beside`. 0 or -ENOENT. */
 int program_find_host(const char *beside, char host[PATH_MAX]);

@@ -225,6 +225,14 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 1 && os.Args[1] == "environment" { // its own is without our library, if it has a loader; its children's is not
+		out, err := exec.Command("sh", "-c", "basename ${LD_PRELOAD%%:*}").Output()
+		if err != nil || strings.Contains(os.Getenv("LD_PRELOAD"), "libvitrine") {
+			os.Exit(1)
+		}
+		fmt.Print(string(out))
+		return
+	}
 	plain()
 	if len(os.Args) < 2 || os.Args[1] != "plain" {
 		guests()
