@@ -16,7 +16,7 @@ class Machine:
 
     def __init__(self, *arguments, console=("-serial", "stdio")):
         command = Machine.accel + ["-display", "none", "-nodefaults", "-no-user-config", *console]
-        self.text = ""
+        self.text, self.is_over = "", False
         self.more = threading.Condition()
         self.child = subprocess.Popen(command + list(arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -31,18 +31,19 @@ class Machine:
     def _read(self):
         while chunk := self.child.stdout.read1(65536):
             with self.more:
-                self.text += chunk.decode("latin-1").replace("\r", "")
+                self.text += chunk.decode("latin-1").replace("\r", "").replace("\0", "")
                 self.more.notify_all()
         with self.more:
-            self.text += "\0"  # nothing more comes
+            self.is_over = True
             self.more.notify_all()
 
     def wait(self, pattern, seconds=SECONDS):
-        """True when the pattern has come; False when it cannot any more or time is up."""
-        end = time.monotonic() + seconds
+        """True when the pattern, of at most a few hundred characters, has come; False when it cannot any more or time is up."""
+        end, begin, wanted = time.monotonic() + seconds, 0, re.compile(pattern, re.M)
         with self.more:
-            while not re.search(pattern, self.text, re.M):
-                if self.text.endswith("\0") or not self.more.wait(max(0, end - time.monotonic())):
+            while not wanted.search(self.text, begin):
+                begin = max(0, len(self.text) - 1000)
+                if self.is_over or not self.more.wait(max(0, end - time.monotonic())):
                     return False
         return True
 
@@ -74,4 +75,4 @@ class Machine:
 
     def tail(self):
         plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", " ", self.text)
-        return [line for line in plain.replace("\0", "").splitlines() if line.strip()][-25:]
+        return [line for line in plain.splitlines() if line.strip()][-25:]
