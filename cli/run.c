@@ -118,7 +118,7 @@ static int run_options(int argc, char **argv, bool *is_help)
     return CLI_DONE;
 }
 
-/* Becomes the host of a statically linked program. */
+/* Becomes the host of a program that makes system calls by itself. */
 static int run_hosted(const struct program *program, const char *library, const char *path, char **command)
 {
     char host[PATH_MAX];
@@ -126,7 +126,7 @@ static int run_hosted(const struct program *program, const char *library, const 
     void *room;
 
     if (program_find_host(library, host) != 0)
-        return cli_error(CLI_FAILED, "run", "%s is statically linked, and there is no %s beside %s", program->path, PROGRAM_HOST, library);
+        return cli_error(CLI_FAILED, "run", "%s makes system calls by itself, and there is no %s beside %s", program->path, PROGRAM_HOST, library);
     room = malloc(program_call_bytes(program, path, command, environ));
     if (!room)
         return cli_error(CLI_FAILED, "run", "%s", strerror(ENOMEM));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The transport for programs that make their system calls without a C library that we could stand in front of: statically linked ones. The host program
- * (PROGRAM_HOST) loads such a client into its own address space and has the kernel dispatch the client's system calls to it (Syscall User Dispatch,
+ * The transport for programs that make their system calls without a C library that we could stand in front of: statically linked ones and such. The host
+ * program (PROGRAM_HOST) loads such a client into its own address space and has the kernel dispatch the client's system calls to it (Syscall User Dispatch,
  * Linux 5.11). What the files hosted_*.c share. docs/architecture.md, "Statically linked programs".
  *
  * A thread of the client is in the client (its own FS, selector BLOCK) or in the host (FS of our C library, selector ALLOW). It comes to the host by a signal

@@ -148,7 +148,7 @@ int main(int argc, char **argv, char **envp)
     auxv = (uint64_t *)(void *)(end + 1);
     const char *program = restore_environment(envp, &serves_children);
     if (!program) {
-        fprintf(stderr, "%s: run statically linked programs by `vitrine run`\n", argv[0]);
+        fprintf(stderr, "%s: is started by `vitrine run`\n", argv[0]);
         return 2;
     }
     int r = hosted_load(program, &image, &why);
@@ -165,7 +165,7 @@ int main(int argc, char **argv, char **envp)
         give_up(program, "cannot be served", r ? -r : ENOMEM);
     r = hosted_attach(t);
     if (r == -EINVAL)
-        give_up(program, "is statically linked: this kernel cannot dispatch its system calls (Syscall User Dispatch, from Linux 5.11)", -r);
+        give_up(program, "it makes system calls by itself, and this kernel cannot dispatch them (no Syscall User Dispatch, which came with Linux 5.11)", -r);
     else if (r)
         give_up(program, "its system calls cannot be dispatched", -r);
     adopt_mask(t);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The preload transport: programs that the client starts. Those that the loader would not let us into, since they are statically linked, get the host program
- * in their place (hosted.h); all others are the C library's to start, with LD_PRELOAD as the client passes it on. After vfork this is the parent's memory:
- * nothing is allocated. No lock.
+ * The preload transport: programs that the client starts. Those that a preloaded library does not serve, since they are statically linked or the like, get the
+ * host program in their place (hosted.h); all others are the C library's to start, with LD_PRELOAD as the client passes it on. After vfork this is the parent's
+ * memory: nothing is allocated. No lock.
  */
 #include "transport/preload.h"
 
