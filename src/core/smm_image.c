@@ -70,41 +70,16 @@ AT(image_32, dr7, 0xffc8);
 AT(image_32, gpr, 0xffd0);
 _Static_assert(sizeof(struct image_64) == SMM_IMAGE_BYTES && sizeof(struct image_32) == SMM_IMAGE_BYTES, "size");
 
-/* The second word of a descriptor, without base and limit. */
-static uint32_t attributes_of(const struct segment *s)
-{
-    return (uint32_t)s->type << 8 | (uint32_t)s->s << 12 | (uint32_t)s->dpl << 13 | (uint32_t)s->present << 15 | (uint32_t)s->avl << 20 | (uint32_t)s->l << 21 |
-           (uint32_t)s->db << 22 | (uint32_t)s->g << 23;
-}
-
-static struct segment segment_of(uint16_t selector, uint32_t attributes, uint32_t limit, uint64_t base)
-{
-    return (struct segment){
-        .selector = selector,
-        .base = base,
-        .limit = limit,
-        .type = attributes >> 8 & 15,
-        .s = attributes >> 12 & 1,
-        .dpl = attributes >> 13 & 3,
-        .present = attributes >> 15 & 1,
-        .avl = attributes >> 20 & 1,
-        .l = attributes >> 21 & 1,
-        .db = attributes >> 22 & 1,
-        .g = attributes >> 23 & 1,
-        .unusable = !(attributes >> 15 & 1),
-    };
-}
-
 /* ---- AMD64 ---- */
 
 static struct segment_64 segment_encode_64(const struct segment *s)
 {
-    return (struct segment_64){ .selector = s->selector, .attributes = (uint16_t)(attributes_of(s) >> 8), .limit = s->limit, .base = s->base };
+    return (struct segment_64){ .selector = s->selector, .attributes = (uint16_t)(segment_attributes(s) >> 8), .limit = s->limit, .base = s->base };
 }
 
 static struct segment segment_decode_64(const struct segment_64 *s)
 {
-    return segment_of(s->selector, (uint32_t)s->attributes << 8, s->limit, s->base);
+    return segment_make(s->selector, (uint32_t)s->attributes << 8, s->limit, s->base);
 }
 
 static void encode_64(struct image_64 *out, const struct smm_state *s)
@@ -156,12 +131,12 @@ static void decode_64(const struct image_64 *in, struct smm_state *s)
 
 static struct segment_32 segment_encode_32(const struct segment *s)
 {
-    return (struct segment_32){ .attributes = attributes_of(s), .limit = s->limit, .base = (uint32_t)s->base };
+    return (struct segment_32){ .attributes = segment_attributes(s), .limit = s->limit, .base = (uint32_t)s->base };
 }
 
 static struct segment segment_decode_32(const struct segment_32 *s, uint32_t selector)
 {
-    return segment_of((uint16_t)selector, s->attributes, s->limit, s->base);
+    return segment_make((uint16_t)selector, s->attributes, s->limit, s->base);
 }
 
 static void encode_32(struct image_32 *out, const struct smm_state *s)

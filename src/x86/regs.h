@@ -193,6 +193,32 @@ struct segment {
     uint8_t type, present, dpl, db, s, l, g, avl, unusable;
 };
 
+/* The attributes as in a descriptor's second word, bits 8-15 and 20-23 (SDM vol. 3A, "Segment Descriptors"); all other bits are 0 or ignored. */
+static inline uint32_t segment_attributes(const struct segment *s)
+{
+    return (uint32_t)s->type << 8 | (uint32_t)s->s << 12 | (uint32_t)s->dpl << 13 | (uint32_t)s->present << 15 | (uint32_t)s->avl << 20 | (uint32_t)s->l << 21 |
+           (uint32_t)s->db << 22 | (uint32_t)s->g << 23;
+}
+
+/* limit in bytes; what is not present is unusable. */
+static inline struct segment segment_make(uint16_t selector, uint32_t attributes, uint32_t limit, uint64_t base)
+{
+    return (struct segment){
+        .base = base,
+        .limit = limit,
+        .selector = selector,
+        .type = attributes >> 8 & 15,
+        .present = attributes >> 15 & 1,
+        .dpl = attributes >> 13 & 3,
+        .db = attributes >> 22 & 1,
+        .s = attributes >> 12 & 1,
+        .l = attributes >> 21 & 1,
+        .g = attributes >> 23 & 1,
+        .avl = attributes >> 20 & 1,
+        .unusable = !(attributes >> 15 & 1),
+    };
+}
+
 struct desc_table {
     uint64_t base;
     uint16_t limit;

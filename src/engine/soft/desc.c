@@ -61,19 +61,8 @@ void desc_to_segment(const struct descriptor *d, uint16_t selector, struct segme
     uint64_t low = d->low;
     uint32_t limit = (uint32_t)(low & 0xffff) | (uint32_t)(low >> 32 & 0xf0000);
     bool is_pages = low >> 55 & 1;
-    *out = (struct segment){
-        .base = (low >> 16 & 0xffffff) | (low >> 56 << 24),
-        .limit = is_pages ? limit << 12 | 0xfff : limit,
-        .selector = selector,
-        .type = low >> 40 & 15,
-        .s = low >> 44 & 1,
-        .dpl = low >> 45 & 3,
-        .present = low >> 47 & 1,
-        .avl = low >> 52 & 1,
-        .l = low >> 53 & 1,
-        .db = low >> 54 & 1,
-        .g = is_pages,
-    };
+    *out = segment_make(selector, (uint32_t)(low >> 32), is_pages ? limit << 12 | 0xfff : limit, (low >> 16 & 0xffffff) | (low >> 56 << 24));
+    out->unusable = 0;
 }
 
 uint64_t desc_long_base(const struct descriptor *d)

@@ -14,25 +14,12 @@ _Static_assert(sizeof((struct vitrine_regs){ 0 }.gpr) == sizeof((struct cpu_stat
 
 static struct vitrine_segment segment_to(const struct segment *s)
 {
-    unsigned attributes = s->type | s->s << 4 | s->dpl << 5 | s->present << 7 | s->avl << 12 | s->l << 13 | s->db << 14 | s->g << 15;
-    return (struct vitrine_segment){ .base = s->base, .limit = s->limit, .selector = s->selector, .attributes = (uint16_t)attributes };
+    return (struct vitrine_segment){ .base = s->base, .limit = s->limit, .selector = s->selector, .attributes = (uint16_t)(segment_attributes(s) >> 8) };
 }
 
 static struct segment segment_from(const struct vitrine_segment *s)
 {
-    unsigned a = s->attributes;
-    return (struct segment){ .base = s->base,
-                             .limit = s->limit,
-                             .selector = s->selector,
-                             .type = a & 15,
-                             .s = a >> 4 & 1,
-                             .dpl = a >> 5 & 3,
-                             .present = a >> 7 & 1,
-                             .avl = a >> 12 & 1,
-                             .l = a >> 13 & 1,
-                             .db = a >> 14 & 1,
-                             .g = a >> 15 & 1,
-                             .unusable = !(a >> 7 & 1) };
+    return segment_make(s->selector, (uint32_t)s->attributes << 8, s->limit, s->base);
 }
 
 static void tables_get(const struct cpu_state *c, struct vitrine_regs *out)
