@@ -35,6 +35,7 @@ static const struct signals_ops *kernel; /* NULL: the C library's sigaction, and
 static _Thread_local struct {
     volatile unsigned depth;
     volatile uint64_t waiting;
+    bool is_own_thread;
 } held __attribute__((tls_model("initial-exec")));
 
 static int real_sigaction(int sig, const struct sigaction *action, struct sigaction *old)
@@ -182,8 +183,23 @@ static bool make_wait(int sig, siginfo_t *info, void *context)
     return is_queued;
 }
 
+/*
+ * Our threads cannot block SIGSEGV and SIGBUS, so the kernel may choose them for one that somebody sent. To another thread it can be passed on as queued only;
+ * sender and value stay.
+ */
+static bool hand_over(int sig, const siginfo_t *info)
+{
+    siginfo_t queued = *info;
+    if (!held.is_own_thread || is_fault(sig, info))
+        return false;
+    queued.si_code = SI_QUEUE;
+    return syscall(SYS_rt_tgsigqueueinfo, getpid(), getpid(), sig, &queued) == 0;
+}
+
 void signals_deliver(int sig, siginfo_t *info, void *context)
 {
+    if (hand_over(sig, info))
+        return;
     if (held.depth && !is_fault(sig, info) && make_wait(sig, info, context))
         return;
     if (notice)
@@ -282,6 +298,11 @@ int signals_claim(int sig, void (*handler)(int, siginfo_t *, void *))
     }
     table_unlock(mask);
     return r;
+}
+
+void signals_leave_to_client(void)
+{
+    held.is_own_thread = true;
 }
 
 /* ---- waiting ---- */

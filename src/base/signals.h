@@ -21,6 +21,9 @@ int signals_claim(int sig, void (*handler)(int, siginfo_t *, void *));
 /* From a claimed handler: does what the client's action says. */
 void signals_deliver(int sig, siginfo_t *info, void *context);
 
+/* On a thread of vitrine's own: signals that are sent to the process are for the client's threads. They go to the first one. */
+void signals_leave_to_client(void);
+
 /*
  * From hold to release, on this thread, handlers of the client do not run: their signals stay pending and blocked, and are let go at release. Faults that the
  * code itself raises are the exception. Nests. Costs no system call unless a signal came.

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -126,6 +127,9 @@ static void come_in(int fd)
 static void *accept_all(void *arg)
 {
     struct server *s = arg;
+    sigset_t all;
+    sigfillset(&all); /* it touches nothing of the client's that may go away */
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
     for (;;) {
         uint64_t cookie;
         int fd = accept4(s->fd, NULL, NULL, SOCK_CLOEXEC);

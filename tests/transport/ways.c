@@ -291,6 +291,38 @@ static bool has_no_type(int fd)
     return fstat(fd, &st) == 0 && st.st_mode == 0600 && st.st_size == 0 && fstatat(fd, "", &at, AT_EMPTY_PATH) == 0 && at.st_mode == 0600;
 }
 
+static volatile sig_atomic_t n_came;
+static volatile pid_t came_to;
+
+static void count_one(int sig)
+{
+    (void)sig;
+    n_came++;
+    came_to = gettid();
+}
+
+/* What is sent to the process waits for a thread of the client's, though vitrine has threads of its own. */
+static void signal_waits(int vm)
+{
+    sigset_t set, pending, old;
+    struct sigaction action = { .sa_handler = count_one };
+    sigemptyset(&set);
+    sigaddset(&set, SIGSEGV), sigaddset(&set, SIGBUS);
+    ioctl(vm, KVM_CREATE_IRQCHIP, 0);
+    sigaction(SIGSEGV, &action, NULL), sigaction(SIGBUS, &action, NULL);
+    sigprocmask(SIG_BLOCK, &set, &old);
+    kill(getpid(), SIGSEGV), kill(getpid(), SIGBUS);
+    usleep(50000); /* time for others to take them, were they to */
+    for (unsigned ms = 0; ms < 60000 && !n_came; ms++) {
+        if (sigpending(&pending) == 0 && sigismember(&pending, SIGSEGV) && sigismember(&pending, SIGBUS))
+            break;
+        usleep(1000);
+    }
+    check(n_came == 0 && sigismember(&pending, SIGSEGV) && sigismember(&pending, SIGBUS), "kernel: sent SIGSEGV and SIGBUS stay blocked");
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    check(n_came == 2 && came_to == getpid(), "kernel: and come when they may");
+}
+
 static void as_in_kernel(void)
 {
     struct stat st;
@@ -300,7 +332,9 @@ static void as_in_kernel(void)
     check(has_no_type(vm) && has_no_type(vcpu), "kernel: fstat of a VM and a vCPU");
     check(polls(fd) && polls(vm) && polls(vcpu), "kernel: poll and epoll");
     check(fcntl(vm, F_GETFD) == FD_CLOEXEC && fcntl(vcpu, F_GETFD) == FD_CLOEXEC, "kernel: close-on-exec");
-    close(vcpu), close(vm), close(fd);
+    int machine = ioctl(fd, KVM_CREATE_VM, 0);
+    signal_waits(machine);
+    close(machine), close(vcpu), close(vm), close(fd);
 }
 
 int main(int argc, char **argv)
