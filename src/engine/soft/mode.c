@@ -81,7 +81,7 @@ static bool must_step(const struct soft_vcpu *sv)
     const struct guest_debug *d = &sv->v.debug;
     if (soft_vm_of((struct soft_vcpu *)sv)->is_stepping || (sv->v.cpu.rflags & RFLAGS_TF) || (sv->v.cpu.dr7 & DR7_ENABLE_MASK))
         return true;
-    return d->enabled && (d->single_step || d->use_sw_bp || (d->use_hw_bp && (d->dr7 & DR7_ENABLE_MASK)));
+    return d->enabled && (d->single_step || (d->use_hw_bp && (d->dr7 & DR7_ENABLE_MASK)));
 }
 
 void mode_update(struct soft_vcpu *sv)
