@@ -301,10 +301,12 @@ static void masks(void)
 
 static int pipes[2];
 
+static volatile bool is_until_told, is_told;
+
 static void *disturb(void *arg)
 {
     pthread_t *who = arg;
-    for (int i = 0; i < 50; i++) {
+    for (int i = 0; i < 50 || (is_until_told && !is_told); i++) {
         pthread_kill(*who, SIGUSR1);
         usleep(1000);
     }
@@ -318,13 +320,16 @@ static void restarts(void)
     char byte = 0;
     value = 0;
     sigaction(SIGUSR1, &action, NULL);
+    is_until_told = false;
     check(pipe(pipes) == 0 && pthread_create(&other, NULL, disturb, &me) == 0, "a thread that sends signals");
     check(read(pipes[0], &byte, 1) == 1 && byte == 'x' && value > 0, "SA_RESTART: read goes on");
     pthread_join(other, NULL);
     action.sa_flags = 0;
     sigaction(SIGUSR1, &action, NULL);
+    is_until_told = true, is_told = false;
     pthread_create(&other, NULL, disturb, &me);
     check(fails(read(pipes[0], &byte, 1), EINTR), "without: EINTR");
+    is_told = true;
     pthread_join(other, NULL);
     close(pipes[0]), close(pipes[1]);
 }
