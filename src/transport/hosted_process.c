@@ -233,7 +233,7 @@ __attribute__((noinline)) static long exec_now(struct hosted *t, ucontext_t *uc,
     return r;
 }
 
-/* The environment with LD_PRELOAD as before the client was kept from it, in t->exec_block. 0 or -errno. */
+/* The environment with LD_PRELOAD as before the client was kept from it, in t->environment_block. 0 or -errno. */
 static long restore_library(struct hosted *t, char *const **envp)
 {
     unsigned n = 0, to = 0;
