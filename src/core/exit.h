@@ -24,6 +24,7 @@ enum exit_kind {
     EXIT_INTERNAL_ERROR, /* the engine cannot go on; bytes and length say where */
     EXIT_DIRTY_RING_FULL,
     EXIT_MEMORY_FAULT, /* host memory behind a slot is gone */
+    EXIT_WATCH,        /* within the engine: a question is open (core/watch.h) */
     EXIT_KIND_COUNT
 };
 

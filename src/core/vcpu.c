@@ -160,6 +160,7 @@ static void reset_events(struct vcpu *v)
     atomic_store(&v->ev.smi_pending, false);
     v->replay.n = v->replay.next = 0;
     v->replay.io_done = false;
+    watch_forget(v);
     v->posted.n = v->posted.next = 0;
 }
 

@@ -18,6 +18,7 @@
 #include "core/exit.h"
 #include "core/memslot.h"
 #include "core/stats.h"
+#include "core/watch.h"
 #include "x86/regs.h"
 
 struct hold_request;
@@ -188,6 +189,7 @@ struct vcpu {
 
     uint64_t *stat; /* enum vcpu_stat; here until vcpu_stats_move */
     uint64_t own_stat[VCPU_STAT_COUNT];
+    struct watch_vcpu watch;
 };
 
 /* vCPU thread: it wrote, or is about to get write access to, this page. Leaves soon if its ring is full. General registers only. */

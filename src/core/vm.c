@@ -75,6 +75,8 @@ static void init_parts(struct vm *vm)
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->tsc_sync.lock, NULL);
     pthread_rwlock_init(&vm->msr_lock, NULL);
+    pthread_mutex_init(&vm->watch.lock, NULL);
+    pthread_mutex_init(&vm->watch.change, NULL);
     bus_init(&vm->pio);
     bus_init(&vm->mmio);
     irq_init(&vm->irq);
@@ -89,6 +91,8 @@ static void fini_parts(struct vm *vm)
     bus_fini(&vm->mmio);
     bus_fini(&vm->pio);
     msr_filter_free(atomic_load(&vm->msr_filter));
+    pthread_mutex_destroy(&vm->watch.change);
+    pthread_mutex_destroy(&vm->watch.lock);
     pthread_rwlock_destroy(&vm->msr_lock);
     pthread_mutex_destroy(&vm->tsc_sync.lock);
     pthread_mutex_destroy(&vm->lock);

@@ -15,6 +15,7 @@
 #include "core/memslot.h"
 #include "core/stats.h"
 #include "core/timer.h"
+#include "core/watch.h"
 
 struct msr_filter;
 struct vcpu;
@@ -100,10 +101,19 @@ struct vm {
     uint64_t *stat;                /* enum vm_stat; here until vm_stats_move */
     uint64_t own_stat[VM_STAT_COUNT];
     _Atomic unsigned n_holds; /* core/hold.c */
-    _Atomic bool is_paused;   /* one of the holds is the user's own, for anyone to end */
-    uint64_t started_ns;      /* CLOCK_REALTIME of its creation */
-    uint32_t number;          /* of this VM in the process, from 1, never used again */
-    struct vm *next;          /* the list of all */
+    struct {
+        _Atomic uint32_t kinds;              /* WATCH_* that somebody wants */
+        _Atomic(struct watch_table *) table; /* NULL: no page is watched */
+        pthread_mutex_t lock;                /* of questions and answers; see watch.c */
+        pthread_mutex_t change;              /* held while who watches what changes, before lock */
+        const struct watch_ops *ops;         /* introspect's, as the next three */
+        void *listeners;
+        uint64_t listener_bits, last_question;
+    } watch;
+    _Atomic bool is_paused; /* one of the holds is the user's own, for anyone to end */
+    uint64_t started_ns;    /* CLOCK_REALTIME of its creation */
+    uint32_t number;        /* of this VM in the process, from 1, never used again */
+    struct vm *next;        /* the list of all */
     _Atomic int refs;
     int fd; /* the memfd behind the VM fd, or -1 */
 };

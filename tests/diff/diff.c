@@ -2,10 +2,10 @@
 /*
  * The program: picks forms, makes instances, runs each with many inputs on both sides, reports what differs by form.
  *
- *   diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--mode 64|32] [-v]
+ *   diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch] [--mode 64|32] [-v]
  *
- * An instance is reproduced by --seed, --instance and --mode (and --only, --single if they were given). Exit status: 0 all equal, 1 differences, 2 usage, 77
- * this CPU cannot do it.
+ * --watch: a tool asks to be told of each access to the data, and lets it happen. An instance is reproduced by --seed, --instance and --mode (and --only,
+ * --single if they were given). Exit status: 0 all equal, 1 differences, 2 usage, 77 this CPU cannot do it.
  */
 #include <Zydis/Zydis.h>
 #include <stdio.h>
@@ -24,7 +24,7 @@ static struct {
     uint64_t cases, seed;
     const char *only;
     int64_t instance;
-    bool is_step, is_single, is_verbose;
+    bool is_step, is_single, is_watch, is_verbose;
 } options = { .cases = 2000000, .instance = -1 };
 
 unsigned diff_mode_bits = 64;
@@ -267,6 +267,8 @@ static int parse(int argc, char **argv)
             options.is_step = true;
         else if (!strcmp(a, "--single"))
             options.is_single = true;
+        else if (!strcmp(a, "--watch"))
+            options.is_watch = true;
         else if (!strcmp(a, "-v"))
             options.is_verbose = true;
         else if (!value)
@@ -309,13 +311,15 @@ int main(int argc, char **argv)
     struct features features;
     options.seed = (uint64_t)time(NULL);
     if (parse(argc, argv)) {
-        fprintf(stderr, "usage: diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--mode 64|32] [-v]\n");
+        fprintf(stderr, "usage: diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch] [--mode 64|32] [-v]\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     int r = guest_init(&features);
     if (!r)
         r = native_init();
+    if (!r && options.is_watch)
+        r = guest_watch();
     if (r) {
         printf("cannot set up: %s\n", strerror(-r));
         return 77;
@@ -329,5 +333,9 @@ int main(int argc, char **argv)
     double began = now();
     run_all();
     summary(now() - began);
+    if (options.is_watch) {
+        printf("%llu questions\n", (unsigned long long)guest_n_asked());
+        n_failed += guest_n_asked() < n_cases / 2;
+    }
     return n_failed ? 1 : 0;
 }

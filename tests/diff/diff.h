@@ -118,6 +118,9 @@ void native_run(const struct machine_state *in, struct machine_state *out);
 
 /* ---- guest.c ---- */
 int guest_init(struct features *features);
+/* From now on a tool is asked about every access to the data and every instruction in one page of the code. */
+int guest_watch(void);
+uint64_t guest_n_asked(void);
 uint8_t *guest_code(void);
 void guest_code_changed(void); /* after writing there */
 uint8_t *guest_data(void);

@@ -36,6 +36,7 @@ enum {
 };
 
 static struct soft_vcpu *sv;
+static struct vm vm; /* that nobody watches */
 static struct cpu_state *cpu;
 static uint8_t ram[RAM_BYTES];
 static uint64_t bad_page; /* accesses to it fault */
@@ -131,6 +132,22 @@ int pdpte_load(struct soft_vcpu *s, uint64_t cr3)
     return 0;
 }
 
+enum step watch_insn_ask(struct soft_vcpu *s, struct watch_event *e)
+{
+    (void)s, (void)e;
+    fail(); /* nobody watches */
+    return STEP_EXIT;
+}
+void watch_forget(struct vcpu *v)
+{
+    (void)v;
+}
+enum step watch_delivery(struct soft_vcpu *s, enum event_kind kind, const struct fault *f)
+{
+    (void)s, (void)kind, (void)f;
+    return STEP_JUMP;
+}
+
 /* ---- the machine ------------------------------------------------------------------------------------------------------------------------- */
 
 static void ram_put(uint64_t at, uint64_t value, unsigned bytes)
@@ -180,6 +197,7 @@ static int machine_real(void **state)
     if (!sv)
         sv = calloc(1, sizeof *sv);
     memset(sv, 0, sizeof *sv);
+    sv->v.vm = &vm;
     sv->v.stat = sv->v.own_stat;
     memset(ram, 0, sizeof ram);
     bad_page = 0;

@@ -53,6 +53,27 @@ void code_page_written(struct soft_vcpu *s, gpa_t gpa, unsigned bytes)
     (void)bytes;
     code_writes++;
 }
+enum step watch_insn_ask(struct soft_vcpu *s, struct watch_event *e)
+{
+    (void)s, (void)e;
+    fail(); /* nobody watches */
+    return STEP_EXIT;
+}
+void watch_forget(struct vcpu *v)
+{
+    (void)v;
+}
+enum step watch_access_ask(struct soft_vcpu *s, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access)
+{
+    (void)s, (void)gva, (void)gpa, (void)bytes, (void)access;
+    fail();
+    return STEP_FAULT;
+}
+bool watch_page_is_slow(const struct soft_vcpu *s, gpa_t gpa, unsigned access)
+{
+    (void)s, (void)gpa, (void)access;
+    return false;
+}
 void fp_put(struct soft_vcpu *s)
 {
     s->fp_loaded = false;

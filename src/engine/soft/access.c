@@ -256,6 +256,8 @@ static unsigned spans_place(struct soft_vcpu *sv, gva_t gva, unsigned bytes, uns
         span[n].bytes = bytes < room ? bytes : (unsigned)room;
         if (tlb_place(sv, gva, access, &span[n].place))
             return 0;
+        if (span[n].place.is_watched && watch_access_ask(sv, gva, span[n].place.gpa, span[n].bytes, access & ACCESS_WRITE ? WATCH_WRITE : WATCH_READ))
+            return 0;
         gva += span[n].bytes;
         bytes -= span[n].bytes;
         n++;
@@ -330,7 +332,7 @@ hva_t linear_host(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool is_write
     struct page_place p;
     if (sv->is_checking || (gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES)
         return NULL;
-    if (tlb_place(sv, gva, access_complete(sv, is_write ? ACCESS_WRITE : ACCESS_READ), &p) || p.is_code)
+    if (tlb_place(sv, gva, access_complete(sv, is_write ? ACCESS_WRITE : ACCESS_READ), &p) || p.is_code || p.is_watched)
         return NULL;
     return p.host; /* a write entry was made, and the page marked dirty with it */
 }

@@ -14,6 +14,10 @@ static enum step deliver(struct soft_vcpu *sv, enum event_kind kind, const struc
     enum step s = event_deliver(sv, kind, f, next_rip);
     if (s == STEP_EXIT)
         return s;
+    if (s == STEP_FAULT) {
+        watch_put_back(sv, kind, f);
+        return STEP_NEXT;
+    }
     sv->v.cpu.interrupt_shadow = 0;
     return STEP_NEXT;
 }

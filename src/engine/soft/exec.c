@@ -41,11 +41,22 @@ static enum step fetch_failure(struct soft_vcpu *sv, bool is_fault)
     return cannot_go_on(sv, "instruction fetch from outside RAM");
 }
 
+/* Code in a page whose execution is watched. The event is about the instruction that begins there. NULL without *is_fault: there is no RAM. */
+static const uint8_t *fetch_watched(struct soft_vcpu *sv, gva_t gva, bool is_first, bool *is_fault)
+{
+    struct page_place p;
+    *is_fault = tlb_place(sv, gva, ACCESS_FETCH | (sv->is_user ? ACCESS_USER : 0), &p) ||
+                (is_first && p.is_watched && p.host && watch_access_ask(sv, gva, p.gpa, 1, WATCH_EXECUTE) != STEP_NEXT);
+    return *is_fault ? NULL : p.host;
+}
+
 /* Copies up to 15 code bytes; *n says how many are there before a page that cannot be fetched. */
 static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN_MAX_BYTES], unsigned *n, const struct insn *known)
 {
     bool is_fault;
     const uint8_t *host = fetch_host(sv, gva, &is_fault);
+    if (!host && !is_fault && !(host = fetch_watched(sv, gva, true, &is_fault)))
+        return is_fault ? STEP_FAULT : fetch_failure(sv, false);
     if (!host)
         return fetch_failure(sv, is_fault);
     unsigned first = (unsigned)(PAGE_BYTES - (gva & PAGE_OFFSET_MASK));
@@ -57,7 +68,10 @@ static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN
     if (first == want)
         return STEP_NEXT;
     gva_t next = gva + first;
-    host = fetch_host(sv, sv->mode_bits == 64 ? next : (uint32_t)next, &is_fault);
+    next = sv->mode_bits == 64 ? next : (uint32_t)next;
+    host = fetch_host(sv, next, &is_fault);
+    if (!host && !is_fault)
+        host = fetch_watched(sv, next, false, &is_fault);
     if (host) {
         light_copy(bytes + first, host, want - first);
         *n = want;
@@ -187,8 +201,9 @@ static enum step run_copy(struct soft_vcpu *sv, const uint8_t *code, const void 
  * A host address on which the instruction may run in place: plain RAM in one page. With breakpoints too: a locked instruction must be atomic. Stores to pages
  * with translations are followed by code_page_written.
  */
-static hva_t place_in_ram(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool is_write, struct page_place *place, enum step *s)
+static hva_t place_in_ram(struct soft_vcpu *sv, const struct insn *in, gva_t gva, bool is_write, struct page_place *place, enum step *s)
 {
+    unsigned bytes = in->mem.bytes;
     *s = STEP_NEXT;
     if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES)
         return NULL;
@@ -196,7 +211,9 @@ static hva_t place_in_ram(struct soft_vcpu *sv, gva_t gva, unsigned bytes, bool 
         *s = STEP_FAULT;
         return NULL;
     }
-    return place->host;
+    if (place->is_watched && place->host)
+        *s = watch_access_ask(sv, gva, place->gpa, bytes, (in->mem.access & OPND_READ ? WATCH_READ : 0) | (is_write ? WATCH_WRITE : 0));
+    return *s == STEP_NEXT ? place->host : NULL;
 }
 
 #define X87_BEFORE_STORE 0x19u /* invalid, overflow, underflow: nothing is written. A rounded result is. */
@@ -349,7 +366,7 @@ static enum step run_on_memory(struct soft_vcpu *sv, const struct insn *in, cons
     if (in->mem.masked_bytes)
         return run_masked(sv, in, code, gva, active);
     struct page_place place;
-    hva_t host = place_in_ram(sv, gva, in->mem.bytes, is_write, &place, &s);
+    hva_t host = place_in_ram(sv, in, gva, is_write, &place, &s);
     if (s == STEP_FAULT && sv->fault.vector == VEC_GP && in->mem.seg == SEG_SS)
         sv->fault.vector = VEC_SS;
     if (s != STEP_NEXT)
@@ -420,6 +437,7 @@ static void forget_accesses(struct soft_vcpu *sv)
 {
     sv->v.replay.n = sv->v.replay.next = 0;
     sv->v.replay.io_done = sv->v.replay.msr_done = false;
+    watch_forget(&sv->v);
 }
 
 enum step exec_debug_exit(struct soft_vcpu *sv, unsigned vector, uint64_t dr6)
@@ -466,12 +484,19 @@ enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *
         sv->dr6_hits = 0;
     *is_soft_int = false;
     enum step s = x ? STEP_NEXT : lookup(sv, &x);
+    bool is_denied = v->watch.is_denied && v->watch.denied_rip == v->cpu.rip;
+    if (s == STEP_NEXT && !is_denied) {
+        uint64_t value = 0;
+        s = watch_insn(sv, WATCH_STEP, 0, 0, &value);
+    }
     if (s == STEP_NEXT) {
         v->cpu.interrupt_shadow = 0;
         v->cpu.rflags &= ~(uint64_t)RFLAGS_RF;
-        s = execute(sv, x);
+        s = is_denied ? STEP_NEXT : execute(sv, x);
         *is_soft_int = x->helper == help_int || x->helper == help_int3 || x->helper == help_into || x->helper == help_int1;
     }
+    if (s == STEP_FAULT && sv->fault.vector == FAULT_WATCH)
+        s = STEP_EXIT;
     if (s == STEP_FAULT || s == STEP_EXIT) {
         v->cpu.interrupt_shadow = shadow;
         v->cpu.rflags |= rf;

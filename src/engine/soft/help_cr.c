@@ -145,8 +145,15 @@ static enum step cr8_write(struct soft_vcpu *sv, uint64_t value)
     return STEP_NEXT;
 }
 
+static uint64_t cr_read(struct soft_vcpu *sv, unsigned cr);
+
 static enum step cr_write(struct soft_vcpu *sv, unsigned cr, uint64_t value)
 {
+    if (cr != 2 && watch_is_on(sv, WATCH_CR)) {
+        enum step s = watch_insn(sv, WATCH_CR, cr, cr_read(sv, cr), &value);
+        if (s != STEP_NEXT)
+            return s;
+    }
     switch (cr) {
     case 0:
         return cr0_write(sv, value);
@@ -217,7 +224,7 @@ enum step help_lmsw(struct soft_vcpu *sv, const struct insn *in)
         value = sv->v.cpu.gpr[in->opnd[0].reg];
     }
     uint64_t low = CR0_MP | CR0_EM | CR0_TS;
-    return cr0_write(sv, (sv->v.cpu.cr0 & ~low) | (value & (low | CR0_PE)));
+    return cr_write(sv, 0, (sv->v.cpu.cr0 & ~low) | (value & (low | CR0_PE)));
 }
 
 enum step help_clts(struct soft_vcpu *sv, const struct insn *in)
@@ -225,6 +232,8 @@ enum step help_clts(struct soft_vcpu *sv, const struct insn *in)
     (void)in;
     if (vcpu_cpl(&sv->v))
         return cr_gp(sv);
+    if (watch_is_on(sv, WATCH_CR))
+        return cr_write(sv, 0, sv->v.cpu.cr0 & ~(uint64_t)CR0_TS);
     sv->v.cpu.cr0 &= ~(uint64_t)CR0_TS;
     mode_update(sv);
     return STEP_NEXT;
@@ -290,7 +299,12 @@ enum step help_xsetbv(struct soft_vcpu *sv, const struct insn *in)
     if (!(sv->v.cpu.cr4 & CR4_OSXSAVE))
         return step_fault(sv, VEC_UD);
     uint64_t value = misc_edx_eax(sv);
-    if (vcpu_cpl(&sv->v) || (uint32_t)sv->v.cpu.gpr[GPR_RCX] != 0 || !xcr0_is_valid(sv, value))
+    if (vcpu_cpl(&sv->v))
+        return cr_gp(sv);
+    enum step s = watch_insn(sv, WATCH_XSETBV, (uint32_t)sv->v.cpu.gpr[GPR_RCX], sv->v.cpu.xcr0, &value);
+    if (s != STEP_NEXT)
+        return s;
+    if ((uint32_t)sv->v.cpu.gpr[GPR_RCX] != 0 || !xcr0_is_valid(sv, value))
         return cr_gp(sv);
     sv->v.cpu.xcr0 = value;
     mode_update(sv);

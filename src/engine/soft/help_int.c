@@ -291,13 +291,16 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
     struct event ev;
     enum step step;
     bool was_masked = cpu->nmi_masked;
+    step = watch_delivery(sv, kind, f);
+    if (step != STEP_JUMP)
+        return step;
     event_init(sv, &ev, kind, &current, next_rip);
     if (kind == EVENT_NMI)
         cpu->nmi_masked = true;
     for (;;) {
         event_note(sv, ev.kind, &current);
         step = desc_is_protected(sv) ? deliver_protected(sv, &ev) : deliver_real(sv, &ev);
-        if (step != STEP_FAULT)
+        if (step != STEP_FAULT || sv->fault.vector == FAULT_WATCH)
             break;
         if (!event_escalate(sv, &ev, &current)) {
             sv->v.exit.kind = EXIT_SHUTDOWN;
@@ -306,6 +309,7 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
         event_init(sv, &ev, EVENT_EXCEPTION, &current, 0);
     }
     if (step == STEP_JUMP) {
+        watch_forget(&sv->v);
         cpu->interrupt_shadow = 0;
         mode_update(sv);
     } else {
@@ -372,6 +376,9 @@ enum step help_int(struct soft_vcpu *sv, const struct insn *in)
 {
     const struct cpu_state *cpu = &sv->v.cpu;
     unsigned vector = in->imm & 0xff;
+    uint64_t rax = cpu->gpr[GPR_RAX];
+    if (vector == 0x80 && watch_insn(sv, WATCH_SYSCALL, WATCH_BY_INT80, 0, &rax) != STEP_NEXT)
+        return STEP_EXIT;
     if (desc_is_vm86(sv)) {
         bool is_redirected = false;
         enum step step = cpu->cr4 & CR4_VME ? vme_bit(sv, vector, &is_redirected) : STEP_NEXT;
@@ -401,7 +408,9 @@ enum step help_int3(struct soft_vcpu *sv, const struct insn *in)
         v->exit.debug.dr6 = v->exit.debug.dr7 = 0;
         return STEP_EXIT;
     }
-    return int_raise(sv, in, EVENT_SOFT_INT, VEC_BP);
+    uint64_t value = 0;
+    enum step s = watch_insn(sv, WATCH_INT3, 0, 0, &value);
+    return s == STEP_NEXT ? int_raise(sv, in, EVENT_SOFT_INT, VEC_BP) : s;
 }
 
 enum step help_into(struct soft_vcpu *sv, const struct insn *in)

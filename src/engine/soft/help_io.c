@@ -85,6 +85,14 @@ static void exit_fill(struct soft_vcpu *sv, bool is_in, unsigned port, unsigned 
     x->io.count = count;
 }
 
+static enum step port_watch(struct soft_vcpu *sv, unsigned port, unsigned bytes, uint64_t value, bool is_in)
+{
+    if (!watch_is_on(sv, WATCH_PORT))
+        return STEP_NEXT;
+    struct watch_event e = { .kind = WATCH_PORT, .index = port, .bytes = bytes, .value = value, .access = is_in ? WATCH_READ : WATCH_WRITE };
+    return watch_insn_ask(sv, &e);
+}
+
 enum step help_in(struct soft_vcpu *sv, const struct insn *in)
 {
     struct replay *r = &sv->v.replay;
@@ -96,6 +104,8 @@ enum step help_in(struct soft_vcpu *sv, const struct insn *in)
     if (r->io_done) {
         light_copy(&value, r->io_data, bytes);
         r->io_done = false;
+    } else if (port_watch(sv, port, bytes, 0, true) != STEP_NEXT) {
+        return STEP_EXIT;
     } else if (device_in(sv, port, bytes, &value)) {
         exit_fill(sv, true, port, bytes, 1);
         return STEP_EXIT;
@@ -110,6 +120,9 @@ enum step help_out(struct soft_vcpu *sv, const struct insn *in)
     unsigned port = io_port(sv, in), bytes = io_bytes(in);
     uint32_t value = (uint32_t)sv->v.cpu.gpr[GPR_RAX];
     enum step st = io_permission(sv, port, bytes);
+    if (st != STEP_NEXT)
+        return st;
+    st = port_watch(sv, port, bytes, bytes == 4 ? value : value & ((1u << 8 * bytes) - 1), false);
     if (st != STEP_NEXT)
         return st;
     access_note_io(sv, port, bytes);
@@ -127,6 +140,7 @@ static enum step ins_store(struct soft_vcpu *sv, const struct string_op *op, con
     enum step st = seg_write(sv, SEG_ES, sv->v.cpu.gpr[GPR_RDI] & op->mask, data, op->bytes);
     if (st != STEP_NEXT)
         return st;
+    watch_forget(&sv->v);
     string_advance(sv, op, 1, false, true);
     access_note_io(sv, sv->v.cpu.gpr[GPR_RDX] & 0xffff, op->bytes);
     return STEP_NEXT;
@@ -139,12 +153,17 @@ static enum step ins_finish(struct soft_vcpu *sv, const struct string_op *op)
     uint64_t n = (r->io_bytes < PAGE_BYTES ? r->io_bytes : PAGE_BYTES) / op->bytes, count = string_count(sv, op);
     if (n > count)
         n = count;
-    r->io_done = false;
     for (uint64_t i = 0; i < n; i++) {
         enum step st = ins_store(sv, op, r->io_data + i * op->bytes);
-        if (st != STEP_NEXT)
+        if (st != STEP_NEXT) { /* if a tool is asked, what is left is stored when the instruction starts again; after a fault all is forgotten */
+            uint32_t done = (uint32_t)(i * op->bytes);
+            r->io_bytes -= done;
+            for (uint32_t k = 0; k < r->io_bytes && done + k < PAGE_BYTES; k++)
+                r->io_data[k] = r->io_data[done + k];
             return st;
+        }
     }
+    r->io_done = false;
     return op->is_rep && string_count(sv, op) ? STEP_REPEAT : STEP_NEXT;
 }
 
@@ -184,6 +203,9 @@ enum step help_ins(struct soft_vcpu *sv, const struct insn *in)
         return st;
     if (sv->v.replay.io_done)
         return ins_finish(sv, &op);
+    st = port_watch(sv, port, op.bytes, 0, true);
+    if (st != STEP_NEXT)
+        return st;
 
     for (unsigned i = 0; i < IO_BUDGET; i++) {
         uint32_t value;
@@ -244,6 +266,8 @@ enum step help_outs(struct soft_vcpu *sv, const struct insn *in)
     for (unsigned i = 0; i < IO_BUDGET; i++) {
         uint32_t value;
         st = outs_load(sv, &op, &value);
+        if (st == STEP_NEXT && i == 0)
+            st = port_watch(sv, port, op.bytes, value, false);
         if (st != STEP_NEXT)
             return st;
         access_note_io(sv, port, op.bytes);
@@ -251,6 +275,7 @@ enum step help_outs(struct soft_vcpu *sv, const struct insn *in)
             return outs_exit(sv, &op, port, value);
         string_advance(sv, &op, 1, true, false);
         sv->v.replay.n = sv->v.replay.next = 0;
+        watch_forget(&sv->v);
         if (!op.is_rep || string_count(sv, &op) == 0)
             return STEP_NEXT;
         if (io_wants_break(sv))

@@ -194,12 +194,14 @@ static uint64_t misc_bit_atomic(hva_t host, unsigned bytes, enum bit_op op, uint
     BIT_ATOMIC(uint64_t);
 }
 
-/* Does the locked operation in place. False: not plain RAM of one page, or a fault; nothing was done. */
-static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enum bit_op op, uint64_t mask, uint64_t *old)
+/* Does the locked operation in place, or *s is why not. False: not plain RAM of one page, or a fault; nothing was done. */
+static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enum bit_op op, uint64_t mask, uint64_t *old, enum step *s)
 {
     struct page_place p;
     if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES || tlb_place(sv, gva, ACCESS_WRITE | (sv->is_user ? ACCESS_USER : 0), &p) || !p.host)
         return false;
+    if (p.is_watched && (*s = watch_access_ask(sv, gva, p.gpa, bytes, WATCH_READ | WATCH_WRITE)) != STEP_NEXT)
+        return true;
     *old = misc_bit_atomic(p.host, bytes, op, mask);
     access_note_data(sv, gva, bytes, ACCESS_WRITE);
     if (p.slot)
@@ -225,7 +227,7 @@ enum step help_bit_string(struct soft_vcpu *sv, const struct insn *in)
     enum step s = seg_linear(sv, in->mem.seg, ea, bytes, op != BIT_TEST, &gva);
     if (s != STEP_NEXT)
         return s;
-    if (!in->has_lock || op == BIT_TEST || !misc_bit_locked(sv, gva, bytes, op, mask, &value)) {
+    if (!in->has_lock || op == BIT_TEST || !misc_bit_locked(sv, gva, bytes, op, mask, &value, &s)) {
         /* The probe comes first so that a read of MMIO is not made for a write that faults. */
         if (op != BIT_TEST)
             s = linear_probe_write(sv, gva, bytes, ACCESS_WRITE);
@@ -235,9 +237,9 @@ enum step help_bit_string(struct soft_vcpu *sv, const struct insn *in)
             uint64_t new_value = misc_bit_apply(op, value, mask);
             s = linear_write(sv, gva, &new_value, bytes, ACCESS_WRITE);
         }
-        if (s != STEP_NEXT)
-            return s;
     }
+    if (s != STEP_NEXT)
+        return s;
     sv->v.cpu.rflags = (sv->v.cpu.rflags & ~(uint64_t)RFLAGS_CF) | (value & mask ? RFLAGS_CF : 0);
     return STEP_NEXT;
 }

@@ -17,7 +17,10 @@ enum step help_rdmsr(struct soft_vcpu *sv, const struct insn *in)
     if (vcpu_cpl(&sv->v))
         return step_fault_code(sv, VEC_GP, 0);
     fp_put(sv);
-    uint64_t value;
+    uint64_t value = 0;
+    enum step s = watch_insn(sv, WATCH_MSR_READ, (uint32_t)sv->v.cpu.gpr[GPR_RCX], 0, &value);
+    if (s != STEP_NEXT)
+        return s;
     enum msr_outcome outcome = msr_guest_read(&sv->v, (uint32_t)sv->v.cpu.gpr[GPR_RCX], &value);
     if (outcome != MSR_DONE)
         return msr_not_done(sv, outcome);
@@ -32,9 +35,12 @@ enum step help_wrmsr(struct soft_vcpu *sv, const struct insn *in)
     if (vcpu_cpl(&sv->v))
         return step_fault_code(sv, VEC_GP, 0);
     uint32_t index = (uint32_t)sv->v.cpu.gpr[GPR_RCX];
-    uint64_t old_efer = sv->v.cpu.efer;
+    uint64_t old_efer = sv->v.cpu.efer, value = misc_edx_eax(sv);
+    enum step s = watch_insn(sv, WATCH_MSR_WRITE, index, 0, &value);
+    if (s != STEP_NEXT)
+        return s;
     fp_put(sv);
-    enum msr_outcome outcome = msr_guest_write(&sv->v, index, misc_edx_eax(sv));
+    enum msr_outcome outcome = msr_guest_write(&sv->v, index, value);
     if (outcome != MSR_DONE)
         return msr_not_done(sv, outcome);
     if (index == MSR_EFER || index == MSR_FS_BASE || index == MSR_GS_BASE)
@@ -86,6 +92,10 @@ enum step help_cpuid(struct soft_vcpu *sv, const struct insn *in)
     (void)in;
     uint64_t *gpr = sv->v.cpu.gpr;
     uint32_t out[4];
+    uint64_t subleaf = (uint32_t)gpr[GPR_RCX];
+    enum step s = watch_insn(sv, WATCH_CPUID, (uint32_t)gpr[GPR_RAX], 0, &subleaf);
+    if (s != STEP_NEXT)
+        return s;
     fp_put(sv);
     vcpu_cpuid(&sv->v, (uint32_t)gpr[GPR_RAX], (uint32_t)gpr[GPR_RCX], out);
     gpr[GPR_RAX] = out[0];
@@ -106,6 +116,10 @@ enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
     unsigned bytes = in->mode_bits == 64 ? 8 : 4;
     const uint64_t args[4] = { misc_truncate(gpr[GPR_RBX], bytes), misc_truncate(gpr[GPR_RCX], bytes), misc_truncate(gpr[GPR_RDX], bytes),
                                misc_truncate(gpr[GPR_RSI], bytes) };
+    uint64_t value = 0;
+    enum step s = watch_insn(sv, WATCH_HYPERCALL, (uint32_t)gpr[GPR_RAX], 0, &value);
+    if (s != STEP_NEXT)
+        return s;
     vcpu_count_exit(v, STAT_HYPERCALLS);
     int64_t ret = vcpu_cpl(v) ? HYPERCALL_EPERM : HYPERCALL_ENOSYS;
     if (!vcpu_cpl(v) && v->vm->chip) {

@@ -296,7 +296,8 @@ static enum step string_run(struct soft_vcpu *sv, const struct insn *in, const s
             if (st != STEP_NEXT)
                 return st;
             n = 1;
-            sv->v.replay.n = sv->v.replay.next = 0; /* recorded reads belong to one iteration */
+            sv->v.replay.n = sv->v.replay.next = 0; /* recorded reads and grants belong to one iteration */
+            watch_forget(&sv->v);
         }
         string_advance(sv, &op, n, k->has_source, k->has_dest);
         if (!op.is_rep || n == count)

@@ -54,6 +54,10 @@ enum step help_syscall(struct soft_vcpu *sv, const struct insn *in)
     bool is_64bit = desc_is_64bit(sv);
     if (!(cpu->efer & EFER_SCE) || !desc_is_protected(sv) || (!is_64bit && !vendor_is_amd(&sv->v)))
         return step_fault(sv, VEC_UD);
+    uint64_t rax = cpu->gpr[GPR_RAX];
+    enum step s = watch_insn(sv, WATCH_SYSCALL, WATCH_BY_SYSCALL, 0, &rax);
+    if (s != STEP_NEXT)
+        return s;
     if (!desc_is_long(sv))
         return syscall_legacy(sv, in);
     uint64_t flags = cpu->rflags & ~(uint64_t)RFLAGS_RF;
@@ -97,6 +101,10 @@ enum step help_sysenter(struct soft_vcpu *sv, const struct insn *in)
         return step_fault(sv, VEC_UD);
     if (!desc_is_protected(sv) || !cs)
         return step_fault_code(sv, VEC_GP, 0);
+    uint64_t rax = cpu->gpr[GPR_RAX];
+    enum step s = watch_insn(sv, WATCH_SYSCALL, WATCH_BY_SYSENTER, 0, &rax);
+    if (s != STEP_NEXT)
+        return s;
     cpu->rflags &= ~(uint64_t)(RFLAGS_VM | RFLAGS_IF | RFLAGS_RF);
     cpu->gpr[GPR_RSP] = is_long ? cpu->sysenter_esp : (uint32_t)cpu->sysenter_esp;
     cpu->rip = is_long ? cpu->sysenter_eip : (uint32_t)cpu->sysenter_eip;

@@ -144,14 +144,24 @@ static bool umip_forbids(const struct soft_vcpu *sv)
     return (sv->v.cpu.cr4 & CR4_UMIP) && vcpu_cpl(&sv->v);
 }
 
-static enum step table_load(struct soft_vcpu *sv, const struct insn *in, struct desc_table *table)
+static enum step table_watch(struct soft_vcpu *sv, uint32_t table, bool is_load)
+{
+    if (!watch_is_on(sv, WATCH_TABLE))
+        return STEP_NEXT;
+    struct watch_event e = { .kind = WATCH_TABLE, .index = table, .access = is_load ? WATCH_WRITE : WATCH_READ };
+    return watch_insn_ask(sv, &e);
+}
+
+static enum step table_load(struct soft_vcpu *sv, const struct insn *in, struct desc_table *table, uint32_t index)
 {
     uint8_t raw[10];
     uint64_t base = 0;
     unsigned bytes = in->mode_bits == 64 ? 8 : 4;
     if (vcpu_cpl(&sv->v))
         return step_fault_code(sv, VEC_GP, 0);
-    enum step step = mem_read(sv, in, raw, 2 + bytes);
+    enum step step = table_watch(sv, index, true);
+    if (step == STEP_NEXT)
+        step = mem_read(sv, in, raw, 2 + bytes);
     if (step != STEP_NEXT)
         return step;
     for (unsigned i = 0; i < bytes; i++)
@@ -166,12 +176,15 @@ static enum step table_load(struct soft_vcpu *sv, const struct insn *in, struct 
 }
 
 /* 16-bit operand size stores the same six bytes, as processors since the 386 do. */
-static enum step table_store(struct soft_vcpu *sv, const struct insn *in, const struct desc_table *table)
+static enum step table_store(struct soft_vcpu *sv, const struct insn *in, const struct desc_table *table, uint32_t index)
 {
     uint8_t raw[10];
     unsigned bytes = in->mode_bits == 64 ? 8 : 4;
     if (umip_forbids(sv))
         return step_fault_code(sv, VEC_GP, 0);
+    enum step step = table_watch(sv, index, false);
+    if (step != STEP_NEXT)
+        return step;
     raw[0] = (uint8_t)table->limit;
     raw[1] = (uint8_t)(table->limit >> 8);
     for (unsigned i = 0; i < bytes; i++)
@@ -181,22 +194,22 @@ static enum step table_store(struct soft_vcpu *sv, const struct insn *in, const 
 
 enum step help_lgdt(struct soft_vcpu *sv, const struct insn *in)
 {
-    return table_load(sv, in, &sv->v.cpu.gdtr);
+    return table_load(sv, in, &sv->v.cpu.gdtr, WATCH_GDTR);
 }
 
 enum step help_lidt(struct soft_vcpu *sv, const struct insn *in)
 {
-    return table_load(sv, in, &sv->v.cpu.idtr);
+    return table_load(sv, in, &sv->v.cpu.idtr, WATCH_IDTR);
 }
 
 enum step help_sgdt(struct soft_vcpu *sv, const struct insn *in)
 {
-    return table_store(sv, in, &sv->v.cpu.gdtr);
+    return table_store(sv, in, &sv->v.cpu.gdtr, WATCH_GDTR);
 }
 
 enum step help_sidt(struct soft_vcpu *sv, const struct insn *in)
 {
-    return table_store(sv, in, &sv->v.cpu.idtr);
+    return table_store(sv, in, &sv->v.cpu.idtr, WATCH_IDTR);
 }
 
 /* ---- LDTR and TR ---- */
@@ -231,13 +244,14 @@ static enum step system_read(struct soft_vcpu *sv, uint16_t selector, uint32_t t
 }
 
 /* LLDT and LTR read their operand only in protected mode at CPL 0. */
-static enum step system_selector(struct soft_vcpu *sv, const struct insn *in, uint16_t *selector)
+static enum step system_selector(struct soft_vcpu *sv, const struct insn *in, uint32_t index, uint16_t *selector)
 {
     if (desc_is_8086(sv))
         return step_fault(sv, VEC_UD);
     if (vcpu_cpl(&sv->v))
         return step_fault_code(sv, VEC_GP, 0);
-    return selector_read(sv, in, 0, selector);
+    enum step step = table_watch(sv, index, true);
+    return step == STEP_NEXT ? selector_read(sv, in, 0, selector) : step;
 }
 
 enum step help_lldt(struct soft_vcpu *sv, const struct insn *in)
@@ -246,7 +260,7 @@ enum step help_lldt(struct soft_vcpu *sv, const struct insn *in)
     struct descriptor d;
     struct segment ldtr;
     uint16_t selector;
-    enum step step = system_selector(sv, in, &selector);
+    enum step step = system_selector(sv, in, WATCH_LDTR, &selector);
     if (step != STEP_NEXT)
         return step;
     if (desc_is_null(selector)) {
@@ -265,7 +279,7 @@ enum step help_ltr(struct soft_vcpu *sv, const struct insn *in)
     struct segment tr;
     uint16_t selector;
     uint32_t types = desc_is_long(sv) ? 1u << DESC_TSS : 1u << DESC_TSS | 1u << DESC_TSS16;
-    enum step step = system_selector(sv, in, &selector);
+    enum step step = system_selector(sv, in, WATCH_TR, &selector);
     if (step != STEP_NEXT)
         return step;
     if (desc_is_null(selector))
@@ -280,21 +294,22 @@ enum step help_ltr(struct soft_vcpu *sv, const struct insn *in)
     return STEP_NEXT;
 }
 
-static enum step system_store(struct soft_vcpu *sv, const struct insn *in, const struct segment *s)
+static enum step system_store(struct soft_vcpu *sv, const struct insn *in, const struct segment *s, uint32_t index)
 {
     if (desc_is_8086(sv))
         return step_fault(sv, VEC_UD);
     if (umip_forbids(sv))
         return step_fault_code(sv, VEC_GP, 0);
-    return selector_write(sv, in, s->selector);
+    enum step step = table_watch(sv, index, false);
+    return step == STEP_NEXT ? selector_write(sv, in, s->selector) : step;
 }
 
 enum step help_sldt(struct soft_vcpu *sv, const struct insn *in)
 {
-    return system_store(sv, in, &sv->v.cpu.ldtr);
+    return system_store(sv, in, &sv->v.cpu.ldtr, WATCH_LDTR);
 }
 
 enum step help_str(struct soft_vcpu *sv, const struct insn *in)
 {
-    return system_store(sv, in, &sv->v.cpu.tr);
+    return system_store(sv, in, &sv->v.cpu.tr, WATCH_TR);
 }

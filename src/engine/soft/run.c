@@ -269,7 +269,7 @@ static enum step run_block(struct soft_vcpu *sv)
 
 static bool has_replay(const struct vcpu *v)
 {
-    return v->replay.n || v->replay.io_done || v->replay.msr_done;
+    return v->replay.n || v->replay.io_done || v->replay.msr_done || (v->watch.n_grants && !v->watch.is_delivery);
 }
 
 static int run_loop(struct soft_vcpu *sv)
@@ -289,14 +289,16 @@ static int run_loop(struct soft_vcpu *sv)
             guest_mode_leave(sv);
             s = is_held ? event_hold(sv) : event_requests(sv);
             guest_mode_enter(sv);
-        } else if (sv->is_stepping || v->cpu.interrupt_shadow) {
+        } else if (sv->is_stepping || v->cpu.interrupt_shadow || watch_is_on(sv, WATCH_STEP)) {
             s = step_one(sv, NULL);
         } else {
             s = run_block(sv);
         }
         if (v->posted.n && s != STEP_EXIT)
             return 0; /* EXIT_NONE: the front shows the posted writes */
-        if (s == STEP_EXIT)
+        if (s == STEP_EXIT && v->exit.kind == EXIT_WATCH)
+            v->exit.kind = EXIT_NONE; /* the vCPU is held, see above */
+        else if (s == STEP_EXIT)
             return v->exit.kind == EXIT_INTR ? -EINTR : 0;
     }
 }

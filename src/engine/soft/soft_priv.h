@@ -158,7 +158,7 @@ int walk(struct soft_vcpu *sv, gva_t gva, unsigned access, gpa_t *gpa, bool *is_
  * Fills the TLB for an access that does not cross a page: returns the host address of gva, or NULL: then *reason says why.
  * Called by translated code's miss path with the guest's vectors live.
  */
-enum tlb_miss { TLB_MISS_FAULT, TLB_MISS_MMIO, TLB_MISS_CODE_PAGE /* write to a page with translations */ };
+enum tlb_miss { TLB_MISS_FAULT, TLB_MISS_MMIO, TLB_MISS_CODE_PAGE /* write to a page with translations */, TLB_MISS_WATCHED };
 hva_t tlb_fill(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user, enum tlb_miss *reason);
 void tlb_flush(struct soft_vcpu *sv);       /* everything, global pages too; the jump cache with it */
 void tlb_flush_fetch(struct soft_vcpu *sv); /* fetch entries and jump targets: each page is compared with its translations when it is fetched from again */
@@ -244,9 +244,41 @@ enum step seg_load(struct soft_vcpu *sv, unsigned seg, uint16_t selector);
  * checks. */
 enum event_kind { EVENT_EXTERNAL, EVENT_NMI, EVENT_EXCEPTION, EVENT_SOFT_INT /* INT n, INT3, INTO */, EVENT_ICEBP };
 /*
- * Returns STEP_JUMP when the CPU is at the handler; STEP_EXIT on triple fault (v->exit = EXIT_SHUTDOWN). For EVENT_SOFT_INT and EVENT_ICEBP next_rip is what is
+ * Returns STEP_JUMP when the CPU is at the handler; STEP_EXIT on triple fault (v->exit = EXIT_SHUTDOWN); STEP_NEXT: a tool dropped it; STEP_FAULT with
+ * FAULT_WATCH: nothing happened, a tool is asked. For EVENT_SOFT_INT and EVENT_ICEBP next_rip is what is
  * pushed; otherwise cpu.rip is. An exception kind also updates CR2, DR6 and RF as architected.
  */
 enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f, uint64_t next_rip);
+
+/* ---- watch.c: events for tools, core/watch.h ----------------------------------------------------------------------------------------------- */
+
+#define FAULT_WATCH 0xfeu /* a "vector": an access waits for an answer; exec_insn makes it STEP_EXIT with EXIT_WATCH */
+
+static inline bool watch_is_on(const struct soft_vcpu *sv, uint32_t kinds)
+{
+    return atomic_load_explicit(&sv->v.vm->watch.kinds, memory_order_relaxed) & kinds;
+}
+
+/* STEP_NEXT: go on, e->value is what is to be written; STEP_EXIT: return that. */
+enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e);
+/* Before an access to a page that is slow, with WATCH_READ, WRITE, EXECUTE: STEP_NEXT, or STEP_FAULT with FAULT_WATCH. */
+enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access);
+/* Before a delivery: STEP_JUMP deliver it, STEP_NEXT it is dropped, STEP_FAULT with FAULT_WATCH. */
+enum step watch_delivery(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
+/* What could not be delivered now is pending again. */
+void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
+/* The page has watched bytes for such an access: no TLB entry. General registers only. */
+bool watch_page_is_slow(const struct soft_vcpu *sv, gpa_t gpa, unsigned access);
+
+/* An instruction with nothing but numbers to tell. */
+static inline enum step watch_insn(struct soft_vcpu *sv, uint32_t kind, uint32_t index, uint64_t old_value, uint64_t *value)
+{
+    if (!watch_is_on(sv, kind))
+        return STEP_NEXT;
+    struct watch_event e = { .kind = kind, .index = index, .old_value = old_value, .value = *value };
+    enum step s = watch_insn_ask(sv, &e);
+    *value = e.value;
+    return s;
+}
 
 #endif

@@ -3,7 +3,7 @@
  * The software TLB: linear pages to host addresses, one set per privilege, one table per kind of access. An entry stands for all checks of its kind of
  * access, so translated code uses it with one compare. Entries are made here only, by the vCPU's own thread, as is everything else in this file; no lock.
  *
- * What never gets an entry: MMIO, the APIC page, writes to read-only slots and to pages with translations, anything while is_checking.
+ * What never gets an entry: MMIO, the APIC page, writes to read-only slots and to pages with translations, watched pages, anything while is_checking.
  * A write entry implies that the PTE's D bit and the dirty log's bit are set; whoever clears them flushes.
  */
 #include <errno.h>
@@ -228,7 +228,11 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
         return 0;
     const struct memslot *s = memslots_find(slots_seen(sv), w.gpa);
     bool is_write = access & ACCESS_WRITE;
-    if (!s || (is_write && (s->flags & MEMSLOT_READONLY)))
+    if (!s)
+        return 0;
+    out->is_watched = watch_page_is_slow(sv, w.gpa, access);
+    is_cached &= !out->is_watched;
+    if (is_write && (s->flags & MEMSLOT_READONLY))
         return 0;
     out->host = s->hva + (w.gpa - s->gpa);
     if (is_write) {
@@ -263,8 +267,8 @@ hva_t tlb_fill(struct soft_vcpu *sv, gva_t gva, enum tlb_kind kind, bool is_user
         *reason = TLB_MISS_FAULT;
         return NULL;
     }
-    if (!p.host || p.is_code) {
-        *reason = p.host ? TLB_MISS_CODE_PAGE : TLB_MISS_MMIO;
+    if (!p.host || p.is_code || p.is_watched) {
+        *reason = p.is_watched ? TLB_MISS_WATCHED : p.host ? TLB_MISS_CODE_PAGE : TLB_MISS_MMIO;
         return NULL;
     }
     if (kind == TLB_WRITE && p.slot)

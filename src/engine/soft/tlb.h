@@ -32,6 +32,7 @@ struct page_place {
     const struct memslot *slot; /* whose dirty bit a store must set; NULL on a TLB hit (the entry's making set it) */
     bool is_code;               /* the page has translations: a store is followed by code_page_written() */
     bool is_tlb_hit;
+    bool is_watched; /* who does the access asks first (watch_access_ask) */
 };
 
 /*

@@ -150,6 +150,9 @@ static void regs_set(struct vcpu *v, void *arg)
     if (in->rip != v->cpu.rip) { /* what was suspended belonged to the instruction that is left */
         v->replay.n = v->replay.next = 0;
         v->replay.io_done = v->replay.msr_done = false;
+        pthread_mutex_lock(&v->vm->watch.lock); /* a question may be open, and answered just now */
+        watch_forget(v);
+        pthread_mutex_unlock(&v->vm->watch.lock);
         v->ev.exception.pending = false;
     }
     memcpy(v->cpu.gpr, in->gpr, sizeof v->cpu.gpr);
