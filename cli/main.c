@@ -37,6 +37,7 @@ const struct cli_command cli_commands[] = {
     { "regs", "show the registers of a virtual machine's CPUs", regs_main },
     { "resume", "let a paused virtual machine go on", resume_main },
     { "run", "run a KVM client such as QEMU with vitrine in the place of /dev/kvm", run_main },
+    { "trace", "print what a virtual machine's CPUs do: registers written, memory touched, system calls", trace_main },
     { "translate", "translate an address by a CPU's page tables", translate_main },
     { "version", "print the version", version_main },
     { NULL, NULL, NULL },

@@ -177,6 +177,84 @@ int vitrine_vm_resume(struct vitrine_vm *vm);
 int vitrine_vm_hold(struct vitrine_vm *vm);
 int vitrine_vm_release(struct vitrine_vm *vm);
 
+/* ---- events ---- */
+
+/* vitrine_event.kind, and bits of vitrine_subscription.kinds. In brackets: what index, old_value and value are. */
+#define VITRINE_ON_CR (1u << 0)         /* CR0, CR3, CR4 or CR8 is about to be written [which; old; new] */
+#define VITRINE_ON_MSR_WRITE (1u << 1)  /* [MSR; -; new] */
+#define VITRINE_ON_MSR_READ (1u << 2)   /* [MSR] */
+#define VITRINE_ON_INT3 (1u << 3)       /* INT3 is about to call its handler */
+#define VITRINE_ON_ACCESS (1u << 4)     /* guest memory in one of the subscription's ranges: gva, gpa, bytes, access */
+#define VITRINE_ON_STEP (1u << 5)       /* before each instruction */
+#define VITRINE_ON_CPUID (1u << 6)      /* [leaf; -; subleaf] */
+#define VITRINE_ON_XSETBV (1u << 7)     /* [which; old; new] */
+#define VITRINE_ON_TABLE (1u << 8)      /* access WRITE: LGDT and its kin, READ: SGDT and its kin [0 GDTR, 1 IDTR, 2 LDTR, 3 TR] */
+#define VITRINE_ON_HYPERCALL (1u << 9)  /* VMCALL, VMMCALL [EAX] */
+#define VITRINE_ON_PORT (1u << 10)      /* access READ: IN, WRITE: OUT; a repeated INS or OUTS tells once for a run [port; -; for OUT the value] */
+#define VITRINE_ON_EXCEPTION (1u << 11) /* about to be delivered; INT n and INT3 are none [vector; error code; CR2 or DR6 bits] */
+#define VITRINE_ON_INTERRUPT (1u << 12) /* about to be delivered; NMIs too [vector] */
+#define VITRINE_ON_SYSCALL (1u << 13)   /* [0 SYSCALL, 1 SYSENTER, 2 INT 80h; -; RAX] */
+
+#define VITRINE_READ 1u
+#define VITRINE_WRITE 2u
+#define VITRINE_EXECUTE 4u /* an instruction begins there */
+
+/* Bytes of guest-physical memory, first to last, and which accesses count. The CPU's own reads and updates of page tables do not. */
+struct vitrine_range {
+    uint64_t first, last;
+    uint32_t access, pad;
+};
+
+#define VITRINE_SUBSCRIBE_ASK 1u  /* the vCPU waits for vitrine_vm_answer; else events are dropped when they are not taken fast enough */
+#define VITRINE_SUBSCRIBE_VCPU 2u /* only on this vCPU */
+#define VITRINE_SUBSCRIBE_CR3 4u  /* only with this CR3, of which bits 12-51 count */
+
+/* All conditions must hold; they are evaluated before anybody is woken. */
+struct vitrine_subscription {
+    uint32_t kinds, flags;
+    uint32_t vcpu;
+    uint32_t cpls; /* bit per privilege level; 0: all */
+    uint64_t cr3;
+    uint32_t first_index, last_index; /* of vitrine_event.index; all: 0, UINT32_MAX */
+    uint64_t value_mask, value;       /* vitrine_event.value & value_mask == value */
+    uint64_t count;                   /* so many events, then no more; 0: no end */
+};
+
+/* What a vCPU is about to do, and its state before. */
+struct vitrine_event {
+    uint32_t kind, index, access, bytes;
+    uint64_t old_value, value;
+    uint64_t gva, gpa;
+    uint32_t vcpu, cpl;
+    uint64_t rip, rflags, cr3, gpr[16]; /* as in vitrine_regs */
+    uint64_t time_ns;                   /* CLOCK_MONOTONIC */
+    uint64_t question;                  /* 0: no answer is waited for */
+};
+
+enum vitrine_answer {
+    VITRINE_CONTINUE, /* it happens; an access too, whatever its instruction */
+    VITRINE_DENY,     /* the instruction is skipped and does nothing; an exception or interrupt is dropped, and a fault may come again */
+    VITRINE_CHANGE,   /* CR, MSR_WRITE, XSETBV: another value is written */
+    VITRINE_RETRY     /* the instruction starts again, and may be told again */
+};
+
+/*
+ * From the return on, every such event is told to this handle. Ranges are for ACCESS only, which needs one. A number, or -1; EINVAL a condition that cannot be,
+ * ENOSPC too many. All subscriptions end with the handle, and vCPUs that wait for it go on.
+ */
+int vitrine_vm_subscribe(struct vitrine_vm *vm, const struct vitrine_subscription *what, const struct vitrine_range *range, unsigned n_ranges);
+int vitrine_vm_unsubscribe(struct vitrine_vm *vm, int subscription);
+/*
+ * Waits until there is an event, or so many milliseconds (-1: for ever). Up to n events to `out`, those that wait for an answer first; their number, 0 if the
+ * time is over. *dropped, if not NULL: how many this handle lost so far.
+ */
+int vitrine_vm_next_events(struct vitrine_vm *vm, struct vitrine_event *out, unsigned n, int timeout_ms, uint64_t *dropped);
+/*
+ * Lets the event's vCPU go on. While it waits, its registers may be read and set; new ones count with RETRY and for what follows. If several tools are asked,
+ * denial comes before change, and that before retry. ESTALE: the event is no longer open. EINVAL: it cannot be answered so.
+ */
+int vitrine_vm_answer(struct vitrine_vm *vm, const struct vitrine_event *event, enum vitrine_answer answer, uint64_t value);
+
 #ifdef __cplusplus
 }
 #endif

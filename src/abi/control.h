@@ -15,20 +15,24 @@
 #define CONTROL_ARRAY_MAX 4096u /* of slots and vCPUs in a reply */
 
 enum control_call {
-    CONTROL_HELLO,     /* -> control_hello */
-    CONTROL_NEXT_VM,   /* control_vm: the VM of the lowest number from it on -> vitrine_vm_info; ENOENT */
-    CONTROL_INFO,      /* control_vm -> vitrine_vm_info */
-    CONTROL_SLOTS,     /* control_vm -> vitrine_slot[] */
-    CONTROL_VCPUS,     /* control_vm -> vitrine_vcpu_info[] */
-    CONTROL_GET_REGS,  /* control_vcpu -> vitrine_regs */
-    CONTROL_SET_REGS,  /* control_vcpu, vitrine_regs */
-    CONTROL_TRANSLATE, /* control_vcpu with gva -> vitrine_translation */
-    CONTROL_READ,      /* control_memory -> bytes */
-    CONTROL_WRITE,     /* control_memory, bytes -> control_written */
-    CONTROL_PAUSE,     /* control_vm */
-    CONTROL_RESUME,    /* control_vm */
-    CONTROL_HOLD,      /* control_vm */
-    CONTROL_RELEASE,   /* control_vm; EINVAL not held by this connection */
+    CONTROL_HELLO,       /* -> control_hello */
+    CONTROL_NEXT_VM,     /* control_vm: the VM of the lowest number from it on -> vitrine_vm_info; ENOENT */
+    CONTROL_INFO,        /* control_vm -> vitrine_vm_info */
+    CONTROL_SLOTS,       /* control_vm -> vitrine_slot[] */
+    CONTROL_VCPUS,       /* control_vm -> vitrine_vcpu_info[] */
+    CONTROL_GET_REGS,    /* control_vcpu -> vitrine_regs */
+    CONTROL_SET_REGS,    /* control_vcpu, vitrine_regs */
+    CONTROL_TRANSLATE,   /* control_vcpu with gva -> vitrine_translation */
+    CONTROL_READ,        /* control_memory -> bytes */
+    CONTROL_WRITE,       /* control_memory, bytes -> control_written */
+    CONTROL_PAUSE,       /* control_vm */
+    CONTROL_RESUME,      /* control_vm */
+    CONTROL_HOLD,        /* control_vm */
+    CONTROL_RELEASE,     /* control_vm; EINVAL not held by this connection */
+    CONTROL_SUBSCRIBE,   /* control_subscription, vitrine_subscription, vitrine_range[] -> control_subscription */
+    CONTROL_UNSUBSCRIBE, /* control_subscription; ENOENT */
+    CONTROL_EVENTS,      /* control_events: waits -> control_told, vitrine_event[] */
+    CONTROL_ANSWER,      /* control_answer; ENOENT, ESTALE, EINVAL */
     CONTROL_CALLS
 };
 
@@ -57,6 +61,29 @@ struct control_memory {
     uint32_t number;
     uint32_t bytes; /* to read; 0 in a write, whose bytes follow */
     uint64_t gpa;
+};
+
+struct control_subscription {
+    uint32_t number;       /* of the VM; 0 in a reply */
+    uint32_t subscription; /* 0 in the request for one */
+};
+
+/* Answered when there is an event, the time is over, or the peer says something more. */
+struct control_events {
+    uint32_t number;
+    uint32_t max;        /* events */
+    uint32_t timeout_ms; /* ~0: none */
+};
+
+struct control_told {
+    uint64_t dropped; /* since the first subscription */
+};
+
+struct control_answer {
+    uint32_t number, vcpu;
+    uint64_t question;
+    uint32_t answer, pad; /* enum vitrine_answer */
+    uint64_t value;
 };
 
 struct control_written {

@@ -24,6 +24,7 @@
 #define BATCH_SECONDS 120
 #define RAM_BYTES 0x20000u
 #define PAGES 8u
+#define SUBSCRIBE_BYTES (sizeof(struct control_subscription) + sizeof(struct vitrine_subscription))
 
 static int vm_fd, cpu_fd;
 static uint8_t *ram;
@@ -99,11 +100,32 @@ static uint32_t usual_bytes(unsigned call)
     case CONTROL_GET_REGS:
     case CONTROL_TRANSLATE:
         return sizeof(struct control_vcpu);
+    case CONTROL_SUBSCRIBE:
+        return SUBSCRIBE_BYTES;
+    case CONTROL_UNSUBSCRIBE:
+        return sizeof(struct control_subscription);
+    case CONTROL_EVENTS:
+        return sizeof(struct control_events);
+    case CONTROL_ANSWER:
+        return sizeof(struct control_answer);
     case CONTROL_READ:
     case CONTROL_WRITE:
         return sizeof(struct control_memory);
     default:
         return sizeof(struct control_vm);
+    }
+}
+
+/* A subscription that is likely to be taken, so that there are events and answers. */
+static void make_sensible(uint64_t *s, uint8_t *in, uint32_t bytes)
+{
+    struct vitrine_subscription c = { .kinds = 1u << batches_choose(s, 14), .flags = batches_choose(s, 2), .last_index = UINT32_MAX };
+    in += sizeof(struct control_subscription);
+    bytes -= (uint32_t)sizeof(struct control_subscription);
+    memcpy(in, &c, sizeof c);
+    if (bytes >= sizeof c + sizeof(struct vitrine_range)) {
+        struct vitrine_range r = { .first = edges[batches_choose(s, 6)], .last = 0x1fff, .access = 1 + batches_choose(s, 7) };
+        memcpy(in + sizeof c, &r, sizeof r);
     }
 }
 
@@ -115,6 +137,8 @@ static void request(struct control_session *session, uint64_t *s, uint8_t *end, 
     head.bytes = usual_bytes(head.call);
     if (head.call == CONTROL_WRITE)
         head.bytes += batches_choose(s, 5000);
+    if (head.call == CONTROL_SUBSCRIBE)
+        head.bytes += batches_choose(s, 3) * (uint32_t)sizeof(struct vitrine_range);
     if (batches_choose(s, 8) == 0)
         head.bytes = batches_choose(s, PAGES * 4096);
     uint8_t *in = end - head.bytes;
@@ -123,6 +147,8 @@ static void request(struct control_session *session, uint64_t *s, uint8_t *end, 
         memcpy(in + i, &value, 8);
     }
     uint32_t number = batches_choose(s, 16) ? 1 : (uint32_t)batches_random(s), vcpu = batches_choose(s, 4) ? 0 : (uint32_t)batches_random(s);
+    if (head.call == CONTROL_SUBSCRIBE && head.bytes >= SUBSCRIBE_BYTES && batches_choose(s, 4))
+        make_sensible(s, in, head.bytes);
     if (head.bytes >= 8) {
         memcpy(in, &number, 4);
         if (head.call != CONTROL_READ)
@@ -155,7 +181,7 @@ static void batch(uint64_t seed)
     uint64_t s = seed;
     mprotect(end, 4096, PROT_NONE);
     machine_create();
-    struct control_session *session = control_session_create();
+    struct control_session *session = control_session_create(NULL, NULL);
     pthread_create(&thread, NULL, client, NULL);
     for (unsigned i = 0; i < REQUESTS_PER_BATCH; i++)
         request(session, &s, end, out);

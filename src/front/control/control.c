@@ -131,9 +131,15 @@ static const struct control_entry {
     [CONTROL_RESUME]    = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_resume },
     [CONTROL_HOLD]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_hold_call },
     [CONTROL_RELEASE]   = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_release },
+    [CONTROL_SUBSCRIBE] = { ABOUT_VM,      sizeof(struct control_subscription) + sizeof(struct vitrine_subscription),                           true,  control_subscribe_call },
+    [CONTROL_UNSUBSCRIBE] = { ABOUT_VM,    sizeof(struct control_subscription),                        false, control_unsubscribe },
+    [CONTROL_EVENTS]    = { ABOUT_VM,      sizeof(struct control_events),                              false, control_events_call },
+    [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer),                              false, control_answer_call },
 };
 /* clang-format on */
-_Static_assert(offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 && offsetof(struct control_memory, number) == 0,
+_Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_events, number) == 0 &&
+                   offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 &&
+                   offsetof(struct control_memory, number) == 0,
                "requests about a VM begin with its number");
 
 static struct vm *find_exactly(uint32_t number)
@@ -179,13 +185,19 @@ void control_handle(struct control_session *s, const struct control_head *head, 
     *reply = (struct control_head){ .bytes = r ? 0 : a.out_bytes, .call = head->call, .error = (uint16_t)-r, .sequence = head->sequence };
 }
 
-struct control_session *control_session_create(void)
+struct control_session *control_session_create(control_wait wait, void *arg)
 {
-    return calloc(1, sizeof(struct control_session));
+    struct control_session *s = calloc(1, sizeof *s);
+    if (s) {
+        s->wait = wait;
+        s->wait_arg = arg;
+    }
+    return s;
 }
 
 void control_session_destroy(struct control_session *s)
 {
+    control_ears_close(s);
     for (struct control_hold *h = s->holds, *next; h; h = next) {
         next = h->next;
         for (; h->count; h->count--)

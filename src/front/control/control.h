@@ -11,8 +11,13 @@
 
 struct control_session;
 
+/*
+ * Sleeps until fd is readable, the time is over (-1: for ever), or the peer has gone or wants something more: only then false. NULL where nobody may sleep.
+ */
+typedef bool (*control_wait)(void *arg, int fd, int timeout_ms);
+
 /* NULL: no memory. */
-struct control_session *control_session_create(void);
+struct control_session *control_session_create(control_wait wait, void *arg);
 void control_session_destroy(struct control_session *s);
 
 /*

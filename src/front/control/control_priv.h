@@ -18,8 +18,18 @@ struct control_hold {
     unsigned count;
 };
 
+/* A VM of whose events a connection is told. */
+struct control_ear {
+    struct control_ear *next;
+    uint32_t number; /* of the VM */
+    struct look_listener *listener;
+};
+
 struct control_session {
     struct control_hold *holds;
+    struct control_ear *ears;
+    control_wait wait;
+    void *wait_arg;
 };
 
 /* One request in a handler's hands. */
@@ -32,6 +42,13 @@ struct control_arg {
     void *out;
     uint32_t out_bytes; /* what the handler filled */
 };
+
+/* events.c */
+int control_subscribe_call(struct control_arg *a);
+int control_unsubscribe(struct control_arg *a);
+int control_events_call(struct control_arg *a);
+int control_answer_call(struct control_arg *a);
+void control_ears_close(struct control_session *s);
 
 /* regs.c */
 int control_get_regs(struct control_arg *a);

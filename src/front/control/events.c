@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/* Subscriptions to events, and what comes of them. A connection has one listener per VM, made with its first subscription. See control.h. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/vm.h"
+#include "front/control/control_priv.h"
+#include "introspect/listen.h"
+
+_Static_assert(sizeof(struct vitrine_event) == sizeof(struct watch_record) && offsetof(struct vitrine_event, vcpu) == offsetof(struct watch_record, vcpu) &&
+                   offsetof(struct vitrine_event, gpa) == offsetof(struct watch_record, event.gpa) &&
+                   offsetof(struct vitrine_event, value) == offsetof(struct watch_record, event.value) &&
+                   offsetof(struct vitrine_event, gpr) == offsetof(struct watch_record, gpr) &&
+                   offsetof(struct vitrine_event, question) == offsetof(struct watch_record, question),
+               "core's record in the public order");
+_Static_assert(VITRINE_ON_CR == WATCH_CR && VITRINE_ON_MSR_WRITE == WATCH_MSR_WRITE && VITRINE_ON_MSR_READ == WATCH_MSR_READ && VITRINE_ON_INT3 == WATCH_INT3 &&
+                   VITRINE_ON_ACCESS == WATCH_ACCESS && VITRINE_ON_STEP == WATCH_STEP && VITRINE_ON_CPUID == WATCH_CPUID && VITRINE_ON_XSETBV == WATCH_XSETBV &&
+                   VITRINE_ON_TABLE == WATCH_TABLE && VITRINE_ON_HYPERCALL == WATCH_HYPERCALL && VITRINE_ON_PORT == WATCH_PORT &&
+                   VITRINE_ON_EXCEPTION == WATCH_EXCEPTION && VITRINE_ON_INTERRUPT == WATCH_INTERRUPT && VITRINE_ON_SYSCALL == WATCH_SYSCALL,
+               "the same kinds");
+_Static_assert(VITRINE_READ == WATCH_READ && VITRINE_WRITE == WATCH_WRITE && VITRINE_EXECUTE == WATCH_EXECUTE, "the same accesses");
+_Static_assert((int)VITRINE_CONTINUE == (int)WATCH_CONTINUE && (int)VITRINE_DENY == (int)WATCH_DENY && (int)VITRINE_CHANGE == (int)WATCH_CHANGE &&
+                   (int)VITRINE_RETRY == (int)WATCH_RETRY,
+               "the same answers");
+
+#define TIMEOUT_MS_MAX 3600000u
+#define FLAGS (VITRINE_SUBSCRIBE_ASK | VITRINE_SUBSCRIBE_VCPU | VITRINE_SUBSCRIBE_CR3)
+
+static struct look_listener *ear_find(const struct control_arg *a)
+{
+    for (struct control_ear *e = a->session->ears; e; e = e->next)
+        if (e->number == a->vm->number)
+            return e->listener;
+    return NULL;
+}
+
+static int ear_open(struct control_arg *a, struct look_listener **out)
+{
+    *out = ear_find(a);
+    if (*out)
+        return 0;
+    struct control_ear *e = calloc(1, sizeof *e);
+    int r = e ? look_listener_create(a->vm, &e->listener) : -ENOMEM;
+    if (r) {
+        free(e);
+        return r;
+    }
+    e->number = a->vm->number;
+    e->next = a->session->ears;
+    a->session->ears = e;
+    *out = e->listener;
+    return 0;
+}
+
+void control_ears_close(struct control_session *s)
+{
+    for (struct control_ear *e = s->ears, *next; e; e = next) {
+        next = e->next;
+        look_listener_destroy(e->listener);
+        free(e);
+    }
+    s->ears = NULL;
+}
+
+static struct look_filter filter_of(const struct vitrine_subscription *s)
+{
+    return (struct look_filter){ .kinds = s->kinds,
+                                 .is_asking = s->flags & VITRINE_SUBSCRIBE_ASK,
+                                 .has_vcpu = s->flags & VITRINE_SUBSCRIBE_VCPU,
+                                 .has_cr3 = s->flags & VITRINE_SUBSCRIBE_CR3,
+                                 .vcpu = s->vcpu,
+                                 .cpls = s->cpls,
+                                 .cr3 = s->cr3,
+                                 .first_index = s->first_index,
+                                 .last_index = s->last_index,
+                                 .value_mask = s->value_mask,
+                                 .value = s->value,
+                                 .count = s->count };
+}
+
+int control_subscribe_call(struct control_arg *a)
+{
+    struct vitrine_subscription what;
+    const uint8_t *in = (const uint8_t *)a->in + sizeof(struct control_subscription), *ranges = in + sizeof what;
+    memcpy(&what, in, sizeof what); /* requests come at any alignment */
+    uint32_t bytes = a->in_bytes - (uint32_t)(ranges - (const uint8_t *)a->in), n = bytes / (uint32_t)sizeof(struct vitrine_range);
+    if (bytes % sizeof(struct vitrine_range) || (what.flags & ~FLAGS))
+        return -EINVAL;
+    struct look_listener *l;
+    int r = ear_open(a, &l);
+    struct look_range *range = r || !n ? NULL : malloc(n * sizeof *range);
+    if (!r && n && !range)
+        r = -ENOMEM;
+    for (uint32_t i = 0; !r && i < n; i++) {
+        struct vitrine_range from;
+        memcpy(&from, ranges + i * sizeof from, sizeof from);
+        range[i] = (struct look_range){ .first = from.first, .last = from.last, .access = from.access };
+    }
+    struct look_filter f = filter_of(&what);
+    if (!r)
+        r = look_subscribe(l, &f, range, n);
+    free(range);
+    if (r < 0)
+        return r;
+    *(struct control_subscription *)a->out = (struct control_subscription){ .subscription = (uint32_t)r };
+    a->out_bytes = sizeof(struct control_subscription);
+    return 0;
+}
+
+int control_unsubscribe(struct control_arg *a)
+{
+    struct look_listener *l = ear_find(a);
+    return l ? look_unsubscribe(l, ((const struct control_subscription *)a->in)->subscription) : -ENOENT;
+}
+
+/* The time that is left is asked for anew only if what woke us was nothing. */
+static unsigned wait_next(struct control_arg *a, struct look_listener *l, uint32_t timeout_ms, unsigned max, uint64_t *dropped)
+{
+    struct watch_record *out = (void *)((struct control_told *)a->out + 1);
+    int ms = timeout_ms == UINT32_MAX ? -1 : (int)(timeout_ms < TIMEOUT_MS_MAX ? timeout_ms : TIMEOUT_MS_MAX);
+    for (;;) {
+        unsigned n = look_listener_next(l, out, max, dropped);
+        if (n || !ms || !a->session->wait || !a->session->wait(a->session->wait_arg, look_listener_fd(l), ms))
+            return n;
+        if (ms > 0)
+            ms = 0;
+    }
+}
+
+int control_events_call(struct control_arg *a)
+{
+    const struct control_events *in = a->in;
+    struct look_listener *l = ear_find(a);
+    unsigned max = (CONTROL_PAYLOAD_MAX - (uint32_t)sizeof(struct control_told)) / (uint32_t)sizeof(struct watch_record);
+    if (!l || !in->max)
+        return -EINVAL;
+    struct control_told told;
+    unsigned n = wait_next(a, l, in->timeout_ms, in->max < max ? in->max : max, &told.dropped);
+    memcpy(a->out, &told, sizeof told);
+    a->out_bytes = (uint32_t)sizeof told + n * (uint32_t)sizeof(struct watch_record);
+    return 0;
+}
+
+int control_answer_call(struct control_arg *a)
+{
+    struct control_answer in;
+    struct look_listener *l = ear_find(a);
+    memcpy(&in, a->in, sizeof in);
+    if (!l || in.answer >= WATCH_ANSWERS)
+        return -EINVAL;
+    return look_answer(l, in.vcpu, in.question, (enum watch_answer)in.answer, in.value);
+}
