@@ -141,7 +141,7 @@ static void request(struct control_session *session, uint64_t *s, uint8_t *end, 
         head.bytes += batches_choose(s, 3) * (uint32_t)sizeof(struct vitrine_range);
     if (batches_choose(s, 8) == 0)
         head.bytes = batches_choose(s, PAGES * 4096);
-    uint8_t *in = end - head.bytes;
+    uint8_t *in = end - ((head.bytes + 7) & ~7u);
     for (uint32_t i = 0; i + 8 <= head.bytes; i += 8) {
         uint64_t value = batches_choose(s, 2) ? edges[batches_choose(s, sizeof edges / sizeof *edges)] : batches_random(s);
         memcpy(in + i, &value, 8);
@@ -167,8 +167,8 @@ static bool runs_on(struct control_session *session, uint8_t *end, uint8_t *out)
 {
     struct control_vm vm = { .number = 1 };
     struct control_head head = { .call = CONTROL_RESUME, .bytes = sizeof vm }, reply;
-    memcpy(end - sizeof vm, &vm, sizeof vm);
-    control_handle(session, &head, end - sizeof vm, &reply, out);
+    memcpy(end - 8, &vm, sizeof vm);
+    control_handle(session, &head, end - 8, &reply, out);
     control_session_destroy(session);
     return reply.error == 0;
 }

@@ -21,8 +21,8 @@ struct control_session *control_session_create(control_wait wait, void *arg);
 void control_session_destroy(struct control_session *s);
 
 /*
- * Answers one request: `payload` of head->bytes bytes. Fills *reply and up to CONTROL_PAYLOAD_MAX bytes at `out`, reply->bytes of them. Nothing that a request
- * says is trusted.
+ * Answers one request: `payload` of head->bytes bytes, 8-aligned as `out` is. Fills *reply and up to CONTROL_PAYLOAD_MAX bytes at `out`, reply->bytes of them.
+ * Nothing that a request says is trusted.
  */
 void control_handle(struct control_session *s, const struct control_head *head, const void *payload, struct control_head *reply, void *out);
 
