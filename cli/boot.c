@@ -27,6 +27,7 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
                                 "  --device PATH       use the KVM device PATH of this machine instead of vitrine's own engine\n"
                                 "  --name NAME         what 'vitrine list' and the log call the machine\n"
                                 "  --no-introspection  tools cannot look into the machine\n"
+                                "  --no-share          its memory is private: tools can read and write it, but not map it\n"
                                 "  --engine NAME       soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
                                 "  --stats             at the end, print to standard error what the VM consisted of and what it did\n"
                                 "  --marker TEXT       with --stats: when did the first console line with TEXT begin\n"
@@ -45,6 +46,7 @@ enum boot_option {
     OPT_ENGINE,
     OPT_NAME,
     OPT_NO_INTROSPECTION,
+    OPT_NO_SHARE,
     OPT_STATS,
     OPT_MARKER,
     OPT_HELP
@@ -62,6 +64,7 @@ static const struct option boot_options[] = {
     { "engine", required_argument, NULL, OPT_ENGINE },
     { "name", required_argument, NULL, OPT_NAME },
     { "no-introspection", no_argument, NULL, OPT_NO_INTROSPECTION },
+    { "no-share", no_argument, NULL, OPT_NO_SHARE },
     { "stats", no_argument, NULL, OPT_STATS },
     { "marker", required_argument, NULL, OPT_MARKER },
     { "help", no_argument, NULL, OPT_HELP },
@@ -167,6 +170,10 @@ static int boot_parse_option(struct boot_args *args, int option, char *text)
         return CLI_DONE;
     case OPT_NO_INTROSPECTION:
         setenv("VITRINE_NO_INTROSPECTION", "1", 1);
+        return CLI_DONE;
+    case OPT_NO_SHARE:
+        setenv("VITRINE_NO_SHARE", "1", 1);
+        config->is_memory_private = true;
         return CLI_DONE;
     case OPT_ENGINE:
         if (vitrine_set_engine(text))

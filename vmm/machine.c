@@ -235,7 +235,7 @@ void vmm_run(const struct vmm_config *config, struct vmm_outcome *outcome)
     if (rc == 0)
         rc = machine_read_files(m, &error);
     if (rc == 0)
-        rc = ram_init(&m->ram, config->mem_bytes, &error);
+        rc = ram_init(&m->ram, config->mem_bytes, config->is_memory_private, &error);
     /* Signals are taken over even when the files were bad, so that control_fini always has something to give back. */
     if (control_init(m, rc == 0 ? &error : &m->error) != 0 && rc == 0)
         rc = -EIO;

@@ -18,6 +18,7 @@ struct ram_piece {
     gpa_t gpa;
     uint64_t bytes;
     hva_t hva;
+    int fd; /* the file that it is, for other processes to map, or -1 */
 };
 
 struct ram {
@@ -25,8 +26,8 @@ struct ram {
     unsigned n_pieces;
 };
 
-/* -ENOMEM with a sentence. `bytes` is a multiple of a page. */
-int ram_init(struct ram *ram, uint64_t bytes, struct vmm_error *error);
+/* -errno with a sentence. `bytes` is a multiple of a page. is_private: other processes cannot map it, and the host has huge pages for it more often. */
+int ram_init(struct ram *ram, uint64_t bytes, bool is_private, struct vmm_error *error);
 void ram_fini(struct ram *ram);
 
 /* Pointer to [gpa, gpa + bytes) if all of it is RAM in one piece, else NULL. bytes 0 gives NULL. */

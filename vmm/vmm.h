@@ -27,6 +27,7 @@ struct vmm_config {
     const char *kernel, *initrd, *append;
     unsigned cpus;
     uint64_t mem_bytes;
+    bool is_memory_private; /* other processes cannot map it */
     struct vmm_disk disk[VMM_DISKS_MAX];
     unsigned n_disks;
     enum vmm_net net;

@@ -37,13 +37,25 @@ struct vitrine_vm_info {
 
 #define VITRINE_SLOT_READONLY 1u
 #define VITRINE_SLOT_LOG_DIRTY 2u
+#define VITRINE_SLOT_PARTLY 4u /* of mappings: behind its beginning there are pages that cannot be shared; they read as zeroes and are this process's own */
+
+/* Whether vitrine_vm_map can map a slot, or why it cannot. */
+enum vitrine_share {
+    VITRINE_SHARE_YES,
+    VITRINE_SHARE_PRIVATE,  /* private memory of the VMM */
+    VITRINE_SHARE_NO_FILE,  /* of a file that the VMM no longer has open */
+    VITRINE_SHARE_UNMAPPED, /* the VMM took it away */
+    VITRINE_SHARE_BEHIND,   /* it lies behind the end of its file */
+    VITRINE_SHARE_UNKNOWN   /* the VMM's process cannot see what its memory is */
+};
 
 /* Memory of the guest, as the VMM set it up. */
 struct vitrine_slot {
     uint64_t gpa, bytes; /* guest-physical, multiples of 4096 */
     uint64_t host;       /* where it is in the VMM's address space */
     uint32_t id;         /* the VMM's number; bits 16-31: address space, 1 is what is seen in system management mode */
-    uint32_t flags;      /* VITRINE_SLOT_* */
+    uint16_t flags;      /* VITRINE_SLOT_* */
+    uint16_t share;      /* enum vitrine_share */
 };
 
 enum vitrine_vcpu_activity { VITRINE_VCPU_OUTSIDE /* its VMM does something else */, VITRINE_VCPU_RUNNING, VITRINE_VCPU_HALTED, VITRINE_VCPU_WAITS_FOR_SIPI };
@@ -151,6 +163,23 @@ int vitrine_vcpu_translate(struct vitrine_vm *vm, uint32_t vcpu, uint64_t gva, s
  */
 ssize_t vitrine_mem_read(struct vitrine_vm *vm, uint64_t gpa, void *to, size_t bytes);
 ssize_t vitrine_mem_write(struct vitrine_vm *vm, uint64_t gpa, const void *from, size_t bytes);
+
+/* A slot in this process. */
+struct vitrine_mapping {
+    uint64_t gpa, bytes; /* guest-physical */
+    uint64_t host;       /* where it is in the VMM's address space */
+    void *at;            /* where it is here */
+    uint32_t id, flags;  /* as vitrine_slot's */
+};
+
+/*
+ * Maps the guest's memory of the normal address space into this process, with no copy: both sides see each other's writes at once. Slots whose beginning can
+ * be shared, sorted by address, up to n of them to `out`; how many were mapped. They stay as they are until vitrine_vm_unmap, also after the VM or the handle
+ * has gone; memory that the VMM adds or moves later is not in them. Writes reach the guest's data at once, code that it has run already perhaps late, and logs
+ * of dirty pages never: for those there is vitrine_mem_write. ENOTSUP: nothing can be shared; vitrine_vm_slots says why.
+ */
+int vitrine_vm_map(struct vitrine_vm *vm, struct vitrine_mapping *out, unsigned n);
+void vitrine_vm_unmap(const struct vitrine_mapping *mapping, unsigned n);
 
 enum vitrine_dump_format {
     VITRINE_DUMP_RAW, /* byte n of the file is guest-physical byte n */

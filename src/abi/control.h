@@ -12,7 +12,8 @@
 /* Abstract socket address, behind the leading zero byte: this, the pid, '-', and a random number in hexadecimal. */
 #define CONTROL_NAME_PREFIX "vitrine/"
 #define CONTROL_PAYLOAD_MAX (1u << 20)
-#define CONTROL_ARRAY_MAX 4096u /* of slots and vCPUs in a reply */
+#define CONTROL_ARRAY_MAX 4096u /* of slots, vCPUs and pieces in a reply */
+#define CONTROL_FDS_MAX 250u    /* that come with a reply, as SCM_RIGHTS at its first byte */
 
 enum control_call {
     CONTROL_HELLO,       /* -> control_hello */
@@ -33,6 +34,7 @@ enum control_call {
     CONTROL_UNSUBSCRIBE, /* control_subscription; ENOENT */
     CONTROL_EVENTS,      /* control_events: waits -> control_told, vitrine_event[] */
     CONTROL_ANSWER,      /* control_answer; ENOENT, ESTALE, EINVAL */
+    CONTROL_SHARE,       /* control_vm -> control_piece[], and the fds of their files */
     CONTROL_CALLS
 };
 
@@ -88,6 +90,16 @@ struct control_answer {
 
 struct control_written {
     uint32_t bytes;
+};
+
+/* A part of a slot of the normal address space that lies in one file. Pieces of a slot follow each other; what is between them cannot be mapped. */
+struct control_piece {
+    uint64_t gpa, bytes, host; /* of the slot */
+    uint64_t at, length;       /* in the slot */
+    uint64_t offset;           /* in the file */
+    uint32_t id, flags;        /* of the slot */
+    uint32_t file;             /* which of the fds */
+    uint32_t is_writeable;
 };
 
 #endif

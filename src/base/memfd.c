@@ -7,10 +7,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static int create_with_seals(const char *name, uint64_t bytes, int seals)
 {
+    struct rlimit limit;
+    if (!getrlimit(RLIMIT_FSIZE, &limit) && bytes > limit.rlim_cur)
+        return -EFBIG; /* the kernel would send SIGXFSZ */
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -errno;

@@ -50,16 +50,40 @@ static ssize_t broken(struct vitrine_vm *c, int error)
     return -1;
 }
 
-ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, const void *more, uint32_t more_bytes, void *reply,
-                     size_t reply_max)
+/* The head of a reply, and what came with its first byte. */
+static bool receive_head(int socket, struct control_head *head, int *fd, unsigned *n_fds)
 {
-    struct control_head head = { .bytes = bytes + more_bytes, .call = (uint16_t)call, .sequence = ++c->sequence }, answer;
-    struct iovec part[] = { { &head, sizeof head }, { (void *)(uintptr_t)request, bytes }, { (void *)(uintptr_t)more, more_bytes } };
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(CONTROL_FDS_MAX * sizeof(int))];
+    } control;
+    struct iovec part = { head, sizeof *head };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = fd ? sizeof control : 0 };
+    ssize_t n;
+    do
+        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0) {
+        errno = n < 0 && errno == EAGAIN ? ETIMEDOUT : ESRCH;
+        return false;
+    }
+    struct cmsghdr *c = fd ? CMSG_FIRSTHDR(&message) : NULL;
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        *n_fds = (unsigned)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        memcpy(fd, CMSG_DATA(c), *n_fds * sizeof(int));
+    }
+    return receive(socket, (char *)head + n, sizeof *head - (size_t)n);
+}
+
+static ssize_t call_parts(struct vitrine_vm *c, struct control_head *head, struct iovec *more, void *reply, size_t reply_max, int *fd, unsigned *n_fds)
+{
+    struct iovec part[] = { { head, sizeof *head }, more[0], more[1] };
+    struct control_head answer;
     if (!send_parts(c->fd, part, 3))
         return broken(c, ESRCH);
-    if (!receive(c->fd, &answer, sizeof answer))
+    if (!receive_head(c->fd, &answer, fd, n_fds))
         return broken(c, errno);
-    if (answer.call != head.call || answer.sequence != head.sequence || answer.bytes > reply_max)
+    if (answer.call != head->call || answer.sequence != head->sequence || answer.bytes > reply_max)
         return broken(c, EPROTO);
     if (!receive(c->fd, reply, answer.bytes))
         return broken(c, errno);
@@ -67,6 +91,23 @@ ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *r
         return answer.bytes;
     errno = answer.error;
     return -1;
+}
+
+ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, const void *more, uint32_t more_bytes, void *reply,
+                     size_t reply_max)
+{
+    struct control_head head = { .bytes = bytes + more_bytes, .call = (uint16_t)call, .sequence = ++c->sequence };
+    struct iovec part[] = { { (void *)(uintptr_t)request, bytes }, { (void *)(uintptr_t)more, more_bytes } };
+    return call_parts(c, &head, part, reply, reply_max, NULL, NULL);
+}
+
+ssize_t inspect_call_fds(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_max, int *fd,
+                         unsigned *n_fds)
+{
+    struct control_head head = { .bytes = bytes, .call = (uint16_t)call, .sequence = ++c->sequence };
+    struct iovec part[] = { { (void *)(uintptr_t)request, bytes }, { NULL, 0 } };
+    *n_fds = 0;
+    return call_parts(c, &head, part, reply, reply_max, fd, n_fds);
 }
 
 /* A call whose reply has exactly this size. */

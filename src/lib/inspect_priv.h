@@ -20,6 +20,10 @@ struct vitrine_vm {
 ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, const void *more, uint32_t more_bytes, void *reply,
                      size_t reply_max);
 
+/* The same, with the fds that come with the reply: up to CONTROL_FDS_MAX, the caller's, also if it fails; *n_fds says how many. */
+ssize_t inspect_call_fds(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_max, int *fd,
+                         unsigned *n_fds);
+
 /* Connects to a process by the name of its socket, which must be of this user's or root's. -1 and errno. */
 int inspect_connect(struct vitrine_vm *c, const char *name, uint32_t *pid);
 

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/signals.h"
 #include "base/thread.h"
 #include "front/control/control.h"
 
@@ -71,6 +72,30 @@ static bool send_all(int fd, const void *from, size_t bytes)
     return true;
 }
 
+/* The reply's head, with fds at its first byte. */
+static bool send_head(int socket, const struct control_head *head, struct control_session *session)
+{
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(CONTROL_FDS_MAX * sizeof(int))];
+    } control;
+    int fd[CONTROL_FDS_MAX];
+    unsigned n_fds = control_take_fds(session, fd);
+    struct iovec part = { (void *)(uintptr_t)head, sizeof *head };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(n_fds * sizeof(int)) };
+    ssize_t n;
+    if (!n_fds)
+        return send_all(socket, head, sizeof *head);
+    control.head = (struct cmsghdr){ .cmsg_len = CMSG_LEN(n_fds * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
+    memcpy(CMSG_DATA(&control.head), fd, n_fds * sizeof(int));
+    do
+        n = sendmsg(socket, &message, MSG_NOSIGNAL);
+    while (n < 0 && errno == EINTR);
+    for (unsigned i = 0; i < n_fds; i++)
+        close(fd[i]);
+    return n > 0 && send_all(socket, (const char *)head + n, sizeof *head - (size_t)n);
+}
+
 /* Until the peer goes, or says what cannot be read: then where the next request begins is unknown too. */
 static void serve(int fd, struct control_session *session, uint8_t *in, uint8_t *out)
 {
@@ -79,7 +104,7 @@ static void serve(int fd, struct control_session *session, uint8_t *in, uint8_t 
         if (head.bytes > CONTROL_PAYLOAD_MAX || !receive_all(fd, in, head.bytes))
             return;
         control_handle(session, &head, in, &reply, out);
-        if (!send_all(fd, &reply, sizeof reply) || !send_all(fd, out, reply.bytes))
+        if (!send_head(fd, &reply, session) || !send_all(fd, out, reply.bytes))
             return;
     }
 }
@@ -99,6 +124,7 @@ static void *connection(void *arg)
 {
     int fd = (int)(intptr_t)arg;
     struct control_session *session = control_session_create(wait_for, arg);
+    signals_hold(); /* files of ours that go to a tool are nobody's but its: the preload transport is not to count them as the client's */
     uint8_t *buffers = malloc(2 * (size_t)CONTROL_PAYLOAD_MAX);
     if (session && buffers)
         serve(fd, session, buffers, buffers + CONTROL_PAYLOAD_MAX);

@@ -58,7 +58,7 @@ enum path { PATH_OTHER, PATH_NODE, PATH_SELF };
 
 static enum path path_of(greg_t at)
 {
-    if (hosted_string_is((uint64_t)at, NODE_PATH))
+    if (hosted_string_is((uint64_t)at, nodes[NODE_KVM].path))
         return PATH_NODE;
     return *program && (hosted_string_is((uint64_t)at, "/proc/self/exe") || hosted_string_is((uint64_t)at, "/proc/thread-self/exe")) ? PATH_SELF : PATH_OTHER;
 }
@@ -85,14 +85,14 @@ static long call_open(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RDI]) == PATH_NODE ? node_open((int)g[REG_RSI]) : on_program(g, 0);
+    return path_of(g[REG_RDI]) == PATH_NODE ? node_open(&nodes[NODE_KVM], (int)g[REG_RSI]) : on_program(g, 0);
 }
 
 static long call_openat(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RSI]) == PATH_NODE ? node_open((int)g[REG_RDX]) : on_program(g, 1);
+    return path_of(g[REG_RSI]) == PATH_NODE ? node_open(&nodes[NODE_KVM], (int)g[REG_RDX]) : on_program(g, 1);
 }
 
 static long call_openat2(struct hosted *t, ucontext_t *uc)
@@ -104,13 +104,13 @@ static long call_openat2(struct hosted *t, ucontext_t *uc)
         return on_program(g, 1);
     if ((uint64_t)g[REG_R10] < sizeof(struct open_how))
         return -EINVAL;
-    return guard_copy(&flags, pointer(g[REG_RDX]), sizeof flags) ? -EFAULT : node_open((int)flags);
+    return guard_copy(&flags, pointer(g[REG_RDX]), sizeof flags) ? -EFAULT : node_open(&nodes[NODE_KVM], (int)flags);
 }
 
 static long give_stat(greg_t to)
 {
     struct stat st;
-    node_fill_stat(&st);
+    node_fill_stat(&nodes[NODE_KVM], &st);
     return guard_copy(pointer(to), &st, sizeof st) ? -EFAULT : 0;
 }
 
@@ -219,7 +219,7 @@ static long call_statx(struct hosted *t, ucontext_t *uc)
         return g[REG_RDX] & AT_SYMLINK_NOFOLLOW ? HOSTED_PASS : on_program(g, 1);
     if (path == PATH_OTHER && !is_device(fd_of(g[REG_RDI])))
         return HOSTED_PASS;
-    node_fill_statx(&sx);
+    node_fill_statx(&nodes[NODE_KVM], &sx);
     return guard_copy(pointer(g[REG_R8]), &sx, sizeof sx) ? -EFAULT : 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See node.h: a character device that everybody may open. No state, no lock.
+ * See node.h: character devices that everybody may open. No state, no lock.
  */
 #include "transport/node.h"
 
@@ -11,32 +11,45 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include "abi/memflow.h"
+#include "front/memflow/memflow.h"
 #include "transport/inproc.h"
 
-#define NODE_INODE 0x6b766d
+#define NODE_KVM_MINOR 232
 #define NODE_MODE (S_IFCHR | 0666)
 #define NODE_BLOCK_BYTES 4096
 
-void node_fill_stat(struct stat *out)
+static int open_kvm(void)
+{
+    int fd = vitrine_open(nodes[NODE_KVM].path);
+    return fd < 0 ? -errno : fd;
+}
+
+const struct node nodes[NODES] = {
+    [NODE_KVM] = { .path = NODE_FOLDER "/kvm", .base = "kvm", .minor = NODE_KVM_MINOR, .inode = 0x6b766d, .open = open_kvm },
+    [NODE_MEMFLOW] = { .path = NODE_FOLDER "/memflow", .base = "memflow", .minor = MEMFLOW_TYPE, .inode = 0x6d666c, .open = memflow_open },
+};
+
+void node_fill_stat(const struct node *node, struct stat *out)
 {
     memset(out, 0, sizeof(*out));
-    out->st_ino = NODE_INODE;
+    out->st_ino = node->inode;
     out->st_mode = NODE_MODE;
     out->st_nlink = 1;
-    out->st_rdev = makedev(NODE_MAJOR, NODE_MINOR);
+    out->st_rdev = makedev(NODE_MAJOR, node->minor);
     out->st_blksize = NODE_BLOCK_BYTES;
 }
 
-void node_fill_statx(struct statx *out)
+void node_fill_statx(const struct node *node, struct statx *out)
 {
     memset(out, 0, sizeof(*out));
     out->stx_mask = STATX_BASIC_STATS;
     out->stx_blksize = NODE_BLOCK_BYTES;
     out->stx_nlink = 1;
     out->stx_mode = NODE_MODE;
-    out->stx_ino = NODE_INODE;
+    out->stx_ino = node->inode;
     out->stx_rdev_major = NODE_MAJOR;
-    out->stx_rdev_minor = NODE_MINOR;
+    out->stx_rdev_minor = node->minor;
 }
 
 int node_check_access(int mode)
@@ -46,16 +59,14 @@ int node_check_access(int mode)
     return 0;
 }
 
-int node_open(int flags)
+int node_open(const struct node *node, int flags)
 {
     if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
         return -EEXIST;
     if (flags & O_DIRECTORY)
         return -ENOTDIR;
-    int fd = vitrine_open(NODE_PATH);
-    if (fd < 0)
-        return -errno;
-    if (!(flags & O_CLOEXEC))
+    int fd = node->open();
+    if (fd >= 0 && !(flags & O_CLOEXEC))
         syscall(SYS_fcntl, fd, F_SETFD, 0); /* fcntl may be preloaded */
     return fd;
 }

@@ -26,6 +26,7 @@
 #include "base/log.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
+#include "front/memflow/memflow.h"
 #include "transport/inproc.h"
 #include "transport/node.h"
 #include "transport/registry.h"
@@ -129,7 +130,7 @@ static enum preload_kind kind_by_name(int fd)
 /* Puts a device of ours where one of the host's, or of an earlier program's in this process, is open. */
 static bool take_place(int fd)
 {
-    int flags = fcntl(fd, F_GETFD), own = vitrine_open(NODE_PATH);
+    int flags = fcntl(fd, F_GETFD), own = vitrine_open(nodes[NODE_KVM].path);
     bool is_done = own >= 0 && dup3(own, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0) == fd;
     if (own >= 0)
         close(own);
@@ -146,7 +147,7 @@ static bool ioctl_unseen(int fd, unsigned long request, void *arg, int *r)
         return true;
     if (preload_stat_fd(fd, &st))
         return false;
-    enum preload_kind kind = preload_stat_is_node(&st) ? PRELOAD_DEVICE : S_ISREG(st.st_mode) ? kind_by_name(fd) : PRELOAD_OTHER;
+    enum preload_kind kind = preload_stat_is_kvm(&st) ? PRELOAD_DEVICE : S_ISREG(st.st_mode) ? kind_by_name(fd) : PRELOAD_OTHER;
     if (kind == PRELOAD_DEVICE)
         return take_place(fd) && inproc_ioctl(fd, request, arg, r);
     if (kind == PRELOAD_OTHER)
@@ -155,6 +156,22 @@ static bool ioctl_unseen(int fd, unsigned long request, void *arg, int *r)
     errno = EIO; /* as the kernel's to another address space */
     *r = -1;
     return true;
+}
+
+/* What the kernel does not know may be meant for a file of the memflow front. */
+static int ioctl_memflow(int fd, unsigned long request, void *arg)
+{
+    int r = -ENOTTY;
+    if (!signals_is_held()) {
+        signals_hold();
+        if (memflow_is_fd(fd))
+            r = memflow_ioctl(fd, request, (unsigned long)arg);
+        signals_release();
+    }
+    if (r >= 0)
+        return r;
+    errno = -r;
+    return -1;
 }
 
 int ioctl(int fd, unsigned long request, ...)
@@ -169,5 +186,6 @@ int ioctl(int fd, unsigned long request, ...)
     if (_IOC_TYPE(request) == KVMIO && !signals_is_held() && ioctl_unseen(fd, request, arg, &r))
         return r;
     errno = saved_errno;
-    return NEXT(ioctl)(fd, request, arg);
+    r = NEXT(ioctl)(fd, request, arg);
+    return r < 0 && errno == ENOTTY ? ioctl_memflow(fd, request, arg) : r;
 }

@@ -8,17 +8,18 @@
 
 #include <stdbool.h>
 
+struct node;
 struct stat;
 
 /*
- * True if the client's path, relative to dir, means the node; flags: AT_SYMLINK_NOFOLLOW or 0. False for paths of ours. Not inline: to the caller the path
+ * The node that the client's path, relative to dir, means, or NULL; flags: AT_SYMLINK_NOFOLLOW or 0. NULL for paths of ours. Not inline: to the caller the path
  * cannot be NULL, to the kernel it can.
  */
-bool preload_is_node(int dir, const char *path, int flags);
-/* The same for a path that the kernel refused with what is in errno: it may be a link to the node, or a node that cannot be used. Keeps errno. */
-bool preload_is_node_refused(int dir, const char *path, int flags);
+const struct node *preload_node(int dir, const char *path, int flags);
+/* The same for a path that the kernel refused with what is in errno: it may be a link to a node, or a node that cannot be used. Keeps errno. */
+const struct node *preload_node_refused(int dir, const char *path, int flags);
 /* True if it is of a device node with KVM's number, the host's. */
-bool preload_stat_is_node(const struct stat *st);
+bool preload_stat_is_kvm(const struct stat *st);
 /* As the kernel has it: 0 or -Exxx. */
 int preload_stat_fd(int fd, struct stat *out);
 

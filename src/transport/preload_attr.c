@@ -38,27 +38,27 @@ static int node_change(void)
 
 int chown(const char *path, uid_t user, gid_t group)
 {
-    return preload_is_node(AT_FDCWD, path, 0) ? node_change() : NEXT(chown)(path, user, group);
+    return preload_node(AT_FDCWD, path, 0) ? node_change() : NEXT(chown)(path, user, group);
 }
 
 int lchown(const char *path, uid_t user, gid_t group)
 {
-    return preload_is_node(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW) ? node_change() : NEXT(lchown)(path, user, group);
+    return preload_node(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW) ? node_change() : NEXT(lchown)(path, user, group);
 }
 
 int fchownat(int dir, const char *path, uid_t user, gid_t group, int flags)
 {
-    return preload_is_node(dir, path, flags) ? node_change() : NEXT(fchownat)(dir, path, user, group, flags);
+    return preload_node(dir, path, flags) ? node_change() : NEXT(fchownat)(dir, path, user, group, flags);
 }
 
 int chmod(const char *path, mode_t mode)
 {
-    return preload_is_node(AT_FDCWD, path, 0) ? node_change() : NEXT(chmod)(path, mode);
+    return preload_node(AT_FDCWD, path, 0) ? node_change() : NEXT(chmod)(path, mode);
 }
 
 int fchmodat(int dir, const char *path, mode_t mode, int flags)
 {
-    return preload_is_node(dir, path, flags) ? node_change() : NEXT(fchmodat)(dir, path, mode, flags);
+    return preload_node(dir, path, flags) ? node_change() : NEXT(fchmodat)(dir, path, mode, flags);
 }
 
 /* ---- extended attributes ---- */
@@ -73,19 +73,19 @@ static int node_has_none(void)
 #define XATTR_FAMILY(prefix, flags) \
     ssize_t prefix##getxattr(const char *path, const char *name, void *value, size_t bytes) \
     { \
-        return preload_is_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##getxattr)(path, name, value, bytes); \
+        return preload_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##getxattr)(path, name, value, bytes); \
     } \
     int prefix##setxattr(const char *path, const char *name, const void *value, size_t bytes, int how) \
     { \
-        return preload_is_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##setxattr)(path, name, value, bytes, how); \
+        return preload_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##setxattr)(path, name, value, bytes, how); \
     } \
     ssize_t prefix##listxattr(const char *path, char *list, size_t bytes) \
     { \
-        return preload_is_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##listxattr)(path, list, bytes); \
+        return preload_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##listxattr)(path, list, bytes); \
     } \
     int prefix##removexattr(const char *path, const char *name) \
     { \
-        return preload_is_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##removexattr)(path, name); \
+        return preload_node(AT_FDCWD, path, flags) ? node_has_none() : NEXT(prefix##removexattr)(path, name); \
     }
 /* clang-format on */
 XATTR_FAMILY(, 0)

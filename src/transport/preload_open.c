@@ -14,7 +14,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "transport/inproc.h"
 #include "transport/node.h"
 
 /* Of glibc's <bits/fcntl2.h>: what open becomes when a program is compiled with _FORTIFY_SOURCE. */
@@ -41,9 +40,9 @@ void preload_open_find(void)
     NEXT(fopen), NEXT(fopen64), NEXT(fclose);
 }
 
-static int open_node(int flags)
+static int open_node(const struct node *node, int flags)
 {
-    int fd = node_open(flags);
+    int fd = node_open(node, flags);
     if (fd >= 0)
         return fd;
     errno = -fd;
@@ -62,10 +61,11 @@ static mode_t mode_argument(int flags, va_list args)
 
 /* clang-format off */
 #define OPEN_BODY(dir, call) \
-    if (preload_is_node(dir, path, at_flags(flags))) \
-        return open_node(flags); \
+    const struct node *node = preload_node(dir, path, at_flags(flags)); \
+    if (node) \
+        return open_node(node, flags); \
     int fd = call; \
-    return fd < 0 && preload_is_node_refused(dir, path, at_flags(flags)) ? open_node(flags) : fd;
+    return fd < 0 && (node = preload_node_refused(dir, path, at_flags(flags))) ? open_node(node, flags) : fd;
 #define OPEN(name) \
     int name(const char *path, int flags, ...) \
     { \
@@ -112,12 +112,12 @@ int __openat64_2(int dir, const char *path, int flags)
 
 /* ---- streams ---- */
 
-static FILE *open_stream(const char *mode)
+static FILE *open_stream(const struct node *node, const char *mode)
 {
-    int fd = open_node((strchr(mode, 'x') ? O_CREAT | O_EXCL : 0) | (strchr(mode, 'e') ? O_CLOEXEC : 0));
+    int fd = open_node(node, (strchr(mode, 'x') ? O_CREAT | O_EXCL : 0) | (strchr(mode, 'e') ? O_CLOEXEC : 0));
     FILE *stream = fd < 0 ? NULL : fdopen(fd, mode);
     if (fd >= 0 && !stream)
-        vitrine_close(fd);
+        close(fd);
     return stream;
 }
 
@@ -125,10 +125,11 @@ static FILE *open_stream(const char *mode)
 #define FOPEN(name) \
     FILE *name(const char *restrict path, const char *restrict mode) \
     { \
-        if (preload_is_node(AT_FDCWD, path, 0)) \
-            return open_stream(mode); \
+        const struct node *node = preload_node(AT_FDCWD, path, 0); \
+        if (node) \
+            return open_stream(node, mode); \
         FILE *stream = NEXT(name)(path, mode); \
-        return !stream && preload_is_node_refused(AT_FDCWD, path, 0) ? open_stream(mode) : stream; \
+        return !stream && (node = preload_node_refused(AT_FDCWD, path, 0)) ? open_stream(node, mode) : stream; \
     }
 /* clang-format on */
 FOPEN(fopen)

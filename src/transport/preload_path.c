@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The preload transport: whether a path means the device node. It need not exist, so its folder is compared with /dev and links are followed here. A path that
- * does not end in "kvm" costs one comparison; if the kernel then refuses it, it may still be a link to the node. System calls are made directly: the C
+ * The preload transport: whether a path means a device node. It need not exist, so its folder is compared with /dev and links are followed here. A path that
+ * does not end in a node's name costs two comparisons; if the kernel then refuses it, it may still be a link to the node. System calls are made directly: the C
  * library's would come by the preload transport again. No state, no lock.
  */
 #undef _FILE_OFFSET_BITS
@@ -22,19 +22,16 @@
 #include "base/signals.h"
 #include "transport/node.h"
 
-#define NODE_FOLDER "/dev"
-#define NODE_BASE "kvm"
 #define LINKS_MAX 40 /* Linux's own limit */
 
 char *__realpath_chk(const char *path, char *out, size_t bytes);
 
 NEXT_SLOT(realpath);
 NEXT_SLOT(__realpath_chk);
-NEXT_SLOT(canonicalize_file_name);
 
-bool preload_stat_is_node(const struct stat *st)
+bool preload_stat_is_kvm(const struct stat *st)
 {
-    return S_ISCHR(st->st_mode) && st->st_rdev == makedev(NODE_MAJOR, NODE_MINOR);
+    return S_ISCHR(st->st_mode) && st->st_rdev == makedev(NODE_MAJOR, nodes[NODE_KVM].minor);
 }
 
 /* By the call that the C library makes: a client's seccomp filter may know no other. */
@@ -67,12 +64,20 @@ static bool is_node_folder(int fd)
            there.st_ino == dev.st_ino;
 }
 
-/* True if path, relative to dir, leads to the node. */
-static bool leads_to_node(int dir, const char *path, bool is_following)
+static const struct node *node_of_base(const char *base)
+{
+    for (unsigned i = 0; i < NODES; i++)
+        if (!strcmp(base, nodes[i].base))
+            return &nodes[i];
+    return NULL;
+}
+
+/* The node that path, relative to dir, leads to, or NULL. */
+static const struct node *leads_to_node(int dir, const char *path, bool is_following)
 {
     char room[2][PATH_MAX];
     const char *base;
-    bool is_found = false;
+    const struct node *found = NULL;
     int at = dir;
     for (unsigned depth = 0; depth < LINKS_MAX; depth++) {
         int parent = open_parent(at, path, &base);
@@ -80,9 +85,11 @@ static bool leads_to_node(int dir, const char *path, bool is_following)
             preload_raw(SYS_close, at, 0, 0, 0, 0, 0);
         at = parent;
         if (parent < 0)
-            return false;
-        is_found = !strcmp(base, NODE_BASE) && is_node_folder(parent);
-        if (is_found || !is_following)
+            return NULL;
+        found = node_of_base(base);
+        if (found && !is_node_folder(parent))
+            found = NULL;
+        if (found || !is_following)
             break;
         char *target = room[depth % 2];
         long n = preload_raw(SYS_readlinkat, parent, (long)base, (long)target, PATH_MAX - 1, 0, 0);
@@ -92,60 +99,67 @@ static bool leads_to_node(int dir, const char *path, bool is_following)
         path = target;
     }
     preload_raw(SYS_close, at, 0, 0, 0, 0, 0);
-    return is_found;
+    return found;
 }
 
-__attribute__((noinline)) bool preload_is_node(int dir, const char *path, int flags)
+/* By its last part alone. */
+static bool may_be_node(const char *path)
 {
-    if ((uintptr_t)path < 4096)
-        return false;
-    if (!strcmp(path, NODE_PATH))
-        return !signals_is_held();
-    size_t n = strlen(path), n_base = sizeof NODE_BASE - 1;
-    if (n < n_base || memcmp(path + n - n_base, NODE_BASE, n_base) != 0 || (n > n_base && path[n - n_base - 1] != '/'))
-        return false;
-    return !signals_is_held() && leads_to_node(dir, path, !(flags & AT_SYMLINK_NOFOLLOW));
+    const char *slash = strrchr(path, '/');
+    return node_of_base(slash ? slash + 1 : path);
 }
 
-__attribute__((noinline)) bool preload_is_node_refused(int dir, const char *path, int flags)
+__attribute__((noinline)) const struct node *preload_node(int dir, const char *path, int flags)
+{
+    if ((uintptr_t)path < 4096 || !may_be_node(path) || signals_is_held())
+        return NULL;
+    for (unsigned i = 0; i < NODES; i++)
+        if (!strcmp(path, nodes[i].path))
+            return &nodes[i];
+    return leads_to_node(dir, path, !(flags & AT_SYMLINK_NOFOLLOW));
+}
+
+__attribute__((noinline)) const struct node *preload_node_refused(int dir, const char *path, int flags)
 {
     char target[PATH_MAX];
+    const struct node *node;
     struct stat st;
     if ((errno != ENOENT && errno != EACCES && errno != EPERM && errno != ENXIO && errno != ENODEV) || signals_is_held())
-        return false;
+        return NULL;
     bool is_following = !(flags & AT_SYMLINK_NOFOLLOW);
-    if (is_following && preload_raw(SYS_readlinkat, dir, (long)path, (long)target, sizeof target, 0, 0) > 0 && leads_to_node(dir, path, true))
-        return true;
-    return errno != ENOENT && !preload_raw(SYS_newfstatat, dir, (long)path, (long)&st, flags & AT_SYMLINK_NOFOLLOW, 0, 0) && preload_stat_is_node(&st);
+    if (is_following && preload_raw(SYS_readlinkat, dir, (long)path, (long)target, sizeof target, 0, 0) > 0 && (node = leads_to_node(dir, path, true)))
+        return node;
+    if (errno != ENOENT && !preload_raw(SYS_newfstatat, dir, (long)path, (long)&st, flags & AT_SYMLINK_NOFOLLOW, 0, 0) && preload_stat_is_kvm(&st))
+        return &nodes[NODE_KVM];
+    return NULL;
 }
 
 /* ---- canonical names ---- */
 
-static char *node_name(char *out)
+static char *node_name(const struct node *node, char *out)
 {
-    return out ? strcpy(out, NODE_PATH) : strdup(NODE_PATH);
+    return out ? strcpy(out, node->path) : strdup(node->path);
 }
 
 char *realpath(const char *restrict path, char *restrict out)
 {
-    if (preload_is_node(AT_FDCWD, path, 0))
-        return node_name(out);
+    const struct node *node = preload_node(AT_FDCWD, path, 0);
+    if (node)
+        return node_name(node, out);
     char *found = NEXT(realpath)(path, out);
-    return !found && preload_is_node_refused(AT_FDCWD, path, 0) ? node_name(out) : found;
+    return !found && (node = preload_node_refused(AT_FDCWD, path, 0)) ? node_name(node, out) : found;
 }
 
 char *__realpath_chk(const char *path, char *out, size_t bytes)
 {
-    if (bytes >= sizeof NODE_PATH && preload_is_node(AT_FDCWD, path, 0))
-        return node_name(out);
+    const struct node *node = preload_node(AT_FDCWD, path, 0);
+    if (node && bytes > strlen(node->path))
+        return node_name(node, out);
     char *found = NEXT(__realpath_chk)(path, out, bytes);
-    return !found && bytes >= sizeof NODE_PATH && preload_is_node_refused(AT_FDCWD, path, 0) ? node_name(out) : found;
+    return !found && (node = preload_node_refused(AT_FDCWD, path, 0)) && bytes > strlen(node->path) ? node_name(node, out) : found;
 }
 
 char *canonicalize_file_name(const char *path)
 {
-    if (preload_is_node(AT_FDCWD, path, 0))
-        return node_name(NULL);
-    char *found = NEXT(canonicalize_file_name)(path);
-    return !found && preload_is_node_refused(AT_FDCWD, path, 0) ? node_name(NULL) : found;
+    return realpath(path, NULL);
 }

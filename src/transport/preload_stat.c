@@ -53,15 +53,15 @@ NEXT_SLOT(readlinkat);
 
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "x86-64 has one");
 
-static int node_stat(void *out) /* either name of the struct */
+static int node_stat(const struct node *node, void *out) /* either name of the struct */
 {
-    node_fill_stat(out);
+    node_fill_stat(node, out);
     return 0;
 }
 
-static int node_statx(struct statx *out)
+static int node_statx(const struct node *node, struct statx *out)
 {
-    node_fill_statx(out);
+    node_fill_statx(node, out);
     return 0;
 }
 
@@ -76,9 +76,12 @@ static int node_access(int mode)
 /* The node may be reached by a name that is not known for it: what the host has there is no matter. */
 static int node_stat_after(int r, int dir, const char *path, int flags, void *out)
 {
-    if (r < 0 ? preload_is_node_refused(dir, path, flags) : preload_stat_is_node(out) && !signals_is_held())
-        return node_stat(out);
-    return r;
+    const struct node *node = NULL;
+    if (r < 0)
+        node = preload_node_refused(dir, path, flags);
+    else if (preload_stat_is_kvm(out) && !signals_is_held())
+        node = &nodes[NODE_KVM];
+    return node ? node_stat(node, out) : r;
 }
 
 /* KVM's VM and vCPU fds have no type of file and no size. */
@@ -89,7 +92,7 @@ static int fd_stat_after(int r, int fd, void *to)
         return r;
     enum preload_kind kind = preload_kind_of(fd);
     if (kind == PRELOAD_DEVICE)
-        return node_stat(out);
+        return node_stat(&nodes[NODE_KVM], out);
     if (kind == PRELOAD_MACHINE) {
         out->st_mode = S_IRUSR | S_IWUSR;
         out->st_size = 0;
@@ -105,15 +108,16 @@ static bool is_of_fd(const char *path, int flags)
 
 /* clang-format off */
 #define STAT_BY_PATH(dir, flags, call) \
-    (preload_is_node(dir, path, flags) ? node_stat(out) : node_stat_after(call, dir, path, flags, out))
+    const struct node *node = preload_node(dir, path, flags); \
+    return node ? node_stat(node, out) : node_stat_after(call, dir, path, flags, out)
 #define STAT_FAMILY(suffix) \
     int stat##suffix(const char *restrict path, struct stat##suffix *restrict out) \
     { \
-        return STAT_BY_PATH(AT_FDCWD, 0, NEXT(stat##suffix)(path, out)); \
+        STAT_BY_PATH(AT_FDCWD, 0, NEXT(stat##suffix)(path, out)); \
     } \
     int lstat##suffix(const char *restrict path, struct stat##suffix *restrict out) \
     { \
-        return STAT_BY_PATH(AT_FDCWD, AT_SYMLINK_NOFOLLOW, NEXT(lstat##suffix)(path, out)); \
+        STAT_BY_PATH(AT_FDCWD, AT_SYMLINK_NOFOLLOW, NEXT(lstat##suffix)(path, out)); \
     } \
     int fstat##suffix(int fd, struct stat##suffix *out) \
     { \
@@ -123,15 +127,15 @@ static bool is_of_fd(const char *path, int flags)
     { \
         if (is_of_fd(path, flags)) \
             return fd_stat_after(NEXT(fstatat##suffix)(dir, path, out, flags), dir, out); \
-        return STAT_BY_PATH(dir, flags, NEXT(fstatat##suffix)(dir, path, out, flags)); \
+        STAT_BY_PATH(dir, flags, NEXT(fstatat##suffix)(dir, path, out, flags)); \
     } \
     int __xstat##suffix(int version, const char *path, struct stat##suffix *out) \
     { \
-        return STAT_BY_PATH(AT_FDCWD, 0, NEXT(__xstat##suffix)(version, path, out)); \
+        STAT_BY_PATH(AT_FDCWD, 0, NEXT(__xstat##suffix)(version, path, out)); \
     } \
     int __lxstat##suffix(int version, const char *path, struct stat##suffix *out) \
     { \
-        return STAT_BY_PATH(AT_FDCWD, AT_SYMLINK_NOFOLLOW, NEXT(__lxstat##suffix)(version, path, out)); \
+        STAT_BY_PATH(AT_FDCWD, AT_SYMLINK_NOFOLLOW, NEXT(__lxstat##suffix)(version, path, out)); \
     } \
     int __fxstat##suffix(int version, int fd, struct stat##suffix *out) \
     { \
@@ -141,25 +145,30 @@ static bool is_of_fd(const char *path, int flags)
     { \
         if (is_of_fd(path, flags)) \
             return fd_stat_after(NEXT(__fxstatat##suffix)(version, dir, path, out, flags), dir, out); \
-        return STAT_BY_PATH(dir, flags, NEXT(__fxstatat##suffix)(version, dir, path, out, flags)); \
+        STAT_BY_PATH(dir, flags, NEXT(__fxstatat##suffix)(version, dir, path, out, flags)); \
     }
 /* clang-format on */
 STAT_FAMILY()
 STAT_FAMILY(64)
 
-static bool statx_is_node(const struct statx *out)
+static bool statx_is_kvm(const struct statx *out)
 {
-    return S_ISCHR(out->stx_mode) && out->stx_rdev_major == NODE_MAJOR && out->stx_rdev_minor == NODE_MINOR && !signals_is_held();
+    return S_ISCHR(out->stx_mode) && out->stx_rdev_major == NODE_MAJOR && out->stx_rdev_minor == nodes[NODE_KVM].minor && !signals_is_held();
 }
 
 int statx(int dir, const char *restrict path, int flags, unsigned mask, struct statx *restrict out)
 {
     enum preload_kind kind = is_of_fd(path, flags) ? preload_kind_of(dir) : PRELOAD_OTHER;
-    if (kind == PRELOAD_DEVICE || preload_is_node(dir, path, flags))
-        return node_statx(out);
+    const struct node *node = kind == PRELOAD_DEVICE ? &nodes[NODE_KVM] : preload_node(dir, path, flags);
+    if (node)
+        return node_statx(node, out);
     int r = NEXT(statx)(dir, path, flags, mask, out);
-    if (r < 0 ? preload_is_node_refused(dir, path, flags) : statx_is_node(out))
-        return node_statx(out);
+    if (r < 0)
+        node = preload_node_refused(dir, path, flags);
+    else if (statx_is_kvm(out))
+        node = &nodes[NODE_KVM];
+    if (node)
+        return node_statx(node, out);
     if (!r && kind == PRELOAD_MACHINE) {
         out->stx_mode = S_IRUSR | S_IWUSR;
         out->stx_size = out->stx_blocks = 0;
@@ -171,27 +180,27 @@ int statx(int dir, const char *restrict path, int flags, unsigned mask, struct s
 
 static int access_after(int r, int dir, const char *path, int mode, int flags)
 {
-    return r < 0 && preload_is_node_refused(dir, path, flags) ? node_access(mode) : r;
+    return r < 0 && preload_node_refused(dir, path, flags) ? node_access(mode) : r;
 }
 
 int access(const char *path, int mode)
 {
-    return preload_is_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(access)(path, mode), AT_FDCWD, path, mode, 0);
+    return preload_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(access)(path, mode), AT_FDCWD, path, mode, 0);
 }
 
 int faccessat(int dir, const char *path, int mode, int flags)
 {
-    return preload_is_node(dir, path, flags) ? node_access(mode) : access_after(NEXT(faccessat)(dir, path, mode, flags), dir, path, mode, flags);
+    return preload_node(dir, path, flags) ? node_access(mode) : access_after(NEXT(faccessat)(dir, path, mode, flags), dir, path, mode, flags);
 }
 
 int euidaccess(const char *path, int mode)
 {
-    return preload_is_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(euidaccess)(path, mode), AT_FDCWD, path, mode, 0);
+    return preload_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(euidaccess)(path, mode), AT_FDCWD, path, mode, 0);
 }
 
 int eaccess(const char *path, int mode)
 {
-    return preload_is_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(eaccess)(path, mode), AT_FDCWD, path, mode, 0);
+    return preload_node(AT_FDCWD, path, 0) ? node_access(mode) : access_after(NEXT(eaccess)(path, mode), AT_FDCWD, path, mode, 0);
 }
 
 /* ---- links ---- */
@@ -207,7 +216,7 @@ static ssize_t readlink_after(ssize_t n, const char *path, char *out, size_t byt
 {
     static const struct {
         const char *ours, *kernel;
-    } names[] = { { "/memfd:kvm (deleted)", NODE_PATH }, { "/memfd:kvm-vm (deleted)", "anon_inode:kvm-vm" } };
+    } names[] = { { "/memfd:kvm (deleted)", NODE_FOLDER "/kvm" }, { "/memfd:kvm-vm (deleted)", "anon_inode:kvm-vm" } };
     if (n < 11 || memcmp(out, "/memfd:kvm", 10) != 0 || strncmp(path, "/proc/", 6) != 0 || signals_is_held())
         return n;
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
@@ -224,10 +233,10 @@ static ssize_t readlink_after(ssize_t n, const char *path, char *out, size_t byt
 
 ssize_t readlink(const char *restrict path, char *restrict out, size_t bytes)
 {
-    return preload_is_node(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW) ? node_readlink() : readlink_after(NEXT(readlink)(path, out, bytes), path, out, bytes);
+    return preload_node(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW) ? node_readlink() : readlink_after(NEXT(readlink)(path, out, bytes), path, out, bytes);
 }
 
 ssize_t readlinkat(int dir, const char *restrict path, char *restrict out, size_t bytes)
 {
-    return preload_is_node(dir, path, AT_SYMLINK_NOFOLLOW) ? node_readlink() : readlink_after(NEXT(readlinkat)(dir, path, out, bytes), path, out, bytes);
+    return preload_node(dir, path, AT_SYMLINK_NOFOLLOW) ? node_readlink() : readlink_after(NEXT(readlinkat)(dir, path, out, bytes), path, out, bytes);
 }

@@ -29,8 +29,7 @@ static long result(long r)
 
 static long open_how(int dir, const char *path, const struct open_how *how, long bytes)
 {
-    if (bytes >= (long)sizeof *how && (unsigned long)how >= 4096 && !how->resolve &&
-        preload_is_node(dir, path, how->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0))
+    if (bytes >= (long)sizeof *how && (unsigned long)how >= 4096 && !how->resolve && preload_node(dir, path, how->flags & O_NOFOLLOW ? AT_SYMLINK_NOFOLLOW : 0))
         return openat(dir, path, (int)how->flags, (mode_t)how->mode);
     return result(preload_raw(SYS_openat2, dir, (long)path, (long)how, bytes, 0, 0));
 }

@@ -67,7 +67,7 @@ static void make_elf(void)
 static int setup_mib(uint64_t mib)
 {
     images = (struct load_images){ .kernel_name = "k", .initrd_name = "i", .cmdline = "console=ttyS0", .rsdp = ACPI_BASE };
-    return ram_init(&ram, mib * MIB, &error);
+    return ram_init(&ram, mib * MIB, true, &error);
 }
 
 static int setup(void **state)

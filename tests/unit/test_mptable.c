@@ -20,7 +20,7 @@ static struct vmm_error error;
 static int setup(void **state)
 {
     (void)state;
-    return ram_init(&ram, 2 << 20, &error);
+    return ram_init(&ram, 2 << 20, true, &error);
 }
 
 static int teardown(void **state)
@@ -139,7 +139,7 @@ static void test_mptable_no_room(void **state)
     struct ram small;
 
     (void)state;
-    assert_int_equal(ram_init(&small, 0x90000, &error), 0);
+    assert_int_equal(ram_init(&small, 0x90000, true, &error), 0);
     assert_int_equal(mptable_build(&small, 1, 1, 1), 0);
     ram_fini(&small);
 }

@@ -48,7 +48,7 @@ static int setup(void **state)
     struct vmm_error error;
 
     (void)state;
-    if (ram_init(&ram, RAM_BYTES, &error) != 0)
+    if (ram_init(&ram, RAM_BYTES, true, &error) != 0)
         return -1;
     virtq_reset(&q, VIRTQ_SIZE_MAX);
     q.size = SIZE;

@@ -135,6 +135,7 @@ static const struct control_entry {
     [CONTROL_UNSUBSCRIBE] = { ABOUT_VM,    sizeof(struct control_subscription),                        false, control_unsubscribe },
     [CONTROL_EVENTS]    = { ABOUT_VM,      sizeof(struct control_events),                              false, control_events_call },
     [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer),                              false, control_answer_call },
+    [CONTROL_SHARE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_share },
 };
 /* clang-format on */
 _Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_events, number) == 0 &&
@@ -175,8 +176,24 @@ static int handle_about(const struct control_entry *e, struct control_arg *a)
     return r;
 }
 
+/* Those that nobody fetched. */
+static void control_close_fds(struct control_session *s)
+{
+    while (s->n_fds)
+        close(s->fd[--s->n_fds]);
+}
+
+unsigned control_take_fds(struct control_session *s, int fd[CONTROL_FDS_MAX])
+{
+    unsigned n = s->n_fds;
+    memcpy(fd, s->fd, n * sizeof *fd);
+    s->n_fds = 0;
+    return n;
+}
+
 void control_handle(struct control_session *s, const struct control_head *head, const void *payload, struct control_head *reply, void *out)
 {
+    control_close_fds(s);
     struct control_arg a = { .session = s, .in = payload, .in_bytes = head->bytes, .out = out };
     const struct control_entry *e = head->call < CONTROL_CALLS ? &entries[head->call] : NULL;
     int r = -ENOSYS;
@@ -198,6 +215,7 @@ struct control_session *control_session_create(control_wait wait, void *arg)
 void control_session_destroy(struct control_session *s)
 {
     control_ears_close(s);
+    control_close_fds(s);
     for (struct control_hold *h = s->holds, *next; h; h = next) {
         next = h->next;
         for (; h->count; h->count--)

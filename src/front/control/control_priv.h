@@ -8,6 +8,8 @@
 #include "front/control/control.h"
 #include "vitrine/inspect.h"
 
+#define CONTROL_SLOTS_MAX 2048u /* of a VM; more are not told */
+
 struct vcpu;
 struct vm;
 
@@ -30,6 +32,8 @@ struct control_session {
     struct control_ear *ears;
     control_wait wait;
     void *wait_arg;
+    unsigned n_fds; /* with the last reply, until they are taken */
+    int fd[CONTROL_FDS_MAX];
 };
 
 /* One request in a handler's hands. */
@@ -55,10 +59,13 @@ int control_get_regs(struct control_arg *a);
 int control_set_regs(struct control_arg *a);
 int control_translate(struct control_arg *a);
 
+/* share.c */
+int control_share(struct control_arg *a);
+int control_slots(struct control_arg *a);
+
 /* vms.c */
 int control_next_vm(struct control_arg *a);
 int control_info(struct control_arg *a);
-int control_slots(struct control_arg *a);
 int control_vcpus(struct control_arg *a);
 
 #endif

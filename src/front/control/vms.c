@@ -11,14 +11,12 @@
 #include "front/control/control_priv.h"
 #include "introspect/memory.h"
 
-#define SLOTS_MAX 2048u
-
 static uint64_t slots_bytes(struct vm *vm, uint32_t *n)
 {
-    struct memslot slot[SLOTS_MAX];
+    struct memslot slot[CONTROL_SLOTS_MAX];
     uint64_t bytes = 0;
-    *n = look_memory_slots(vm, slot, SLOTS_MAX);
-    for (unsigned i = 0; i < *n && i < SLOTS_MAX; i++)
+    *n = look_memory_slots(vm, slot, CONTROL_SLOTS_MAX);
+    for (unsigned i = 0; i < *n && i < CONTROL_SLOTS_MAX; i++)
         if (slot[i].id >> MEMSLOT_SPACE_SHIFT == SPACE_NORMAL)
             bytes += slot[i].bytes;
     return bytes;
@@ -56,21 +54,6 @@ int control_next_vm(struct control_arg *a)
     int r = control_info(a);
     vm_put(a->vm);
     return r;
-}
-
-int control_slots(struct control_arg *a)
-{
-    struct memslot slot[SLOTS_MAX];
-    struct vitrine_slot *out = a->out;
-    unsigned n = look_memory_slots(a->vm, slot, SLOTS_MAX);
-    if (n > SLOTS_MAX)
-        n = SLOTS_MAX;
-    for (unsigned i = 0; i < n; i++) {
-        uint32_t flags = (slot[i].flags & MEMSLOT_READONLY ? VITRINE_SLOT_READONLY : 0) | (slot[i].flags & MEMSLOT_LOG_DIRTY ? VITRINE_SLOT_LOG_DIRTY : 0);
-        out[i] = (struct vitrine_slot){ .gpa = slot[i].gpa, .bytes = slot[i].bytes, .host = (uintptr_t)slot[i].hva, .id = slot[i].id, .flags = flags };
-    }
-    a->out_bytes = n * (uint32_t)sizeof *out;
-    return 0;
 }
 
 static uint32_t mode_of(const struct cpu_state *c)
