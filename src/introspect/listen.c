@@ -74,6 +74,8 @@ static void queue_put(struct look_listener *l, const struct watch_record *r)
         l->dropped++;
         return;
     }
+    if (!l->n)
+        wake(l);
     l->queue[(l->head + l->n++) % LOOK_QUEUE_RECORDS] = *r;
 }
 
@@ -117,11 +119,12 @@ static bool look_raise(struct vcpu *v, const struct watch_event *e)
         if (!is_filled)
             record_fill(&r, v, e);
         is_filled = true;
-        if (is_asking)
+        if (is_asking) {
             waits_for |= l->bit;
-        else
+            wake(l);
+        } else {
             queue_put(l, &r);
-        wake(l);
+        }
     }
     if (waits_for) {
         r.question = ++v->vm->watch.last_question;

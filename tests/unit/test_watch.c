@@ -72,6 +72,7 @@ struct guest {
     pthread_t client;
     _Atomic bool is_done;
     _Atomic unsigned n_interrupted;
+    unsigned n_debug_port; /* exits for OUT to 0x80 */
 };
 
 static void on_signal(int sig)
@@ -91,7 +92,9 @@ static void *client(void *arg)
             break;
         if (!r && g->run->exit_reason == KVM_EXIT_IO && g->run->io.port == 0x81)
             *((uint8_t *)g->run + g->run->io.data_offset) = 0x42;
-        else if (!r && !(g->run->exit_reason == KVM_EXIT_IO && g->run->io.port == 0x80))
+        else if (!r && g->run->exit_reason == KVM_EXIT_IO && g->run->io.port == 0x80)
+            g->n_debug_port++;
+        else if (!r)
             break;
     }
     atomic_store(&g->is_done, true);
@@ -235,6 +238,11 @@ static void expect_end(struct guest *g)
 static void note_cr0(struct vcpu *v, void *arg)
 {
     *(uint64_t *)arg = v->cpu.cr0;
+}
+
+static void note_rip(struct vcpu *v, void *arg)
+{
+    *(uint64_t *)arg = v->cpu.rip;
 }
 
 static void test_cr0(void **state)
@@ -466,6 +474,59 @@ static void test_interrupt(void **state)
         assert_int_equal(g.ram[COUNT_AT], a == WATCH_CONTINUE);
         guest_destroy(&g);
     }
+}
+
+/* Both wait: the NMI is told first, nothing else happens before its answer, and the interrupt is told when the NMI's handler has returned. */
+static void test_nmi_and_interrupt(void **state)
+{
+    (void)state;
+    struct guest g;
+    struct watch_record r;
+    GUEST_CREATE(&g, int3);
+    struct kvm_regs regs = regs_of(&g);
+    regs.rflags |= 0x200;
+    regs.rip = CODE_AT + 1;
+    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_SET_REGS, &regs), 0);
+    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_INTERRUPT, &(struct kvm_interrupt){ 0x33 }), 0);
+    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_NMI, NULL), 0);
+    ask_for(&g, WATCH_INTERRUPT);
+    guest_start(&g);
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t rip = 0;
+        expect(&g, &r, WATCH_INTERRUPT, i ? 0x33 : VEC_NMI, 0, 0);
+        assert_int_equal(g.ram[COUNT_AT], i);
+        hold_call(g.vm->vcpu[0], note_rip, &rip);
+        assert_int_equal(rip, r.rip);
+        answer(&g, &r, WATCH_CONTINUE, 0);
+    }
+    expect_end(&g);
+    assert_int_equal(g.ram[COUNT_AT], 2);
+    guest_destroy(&g);
+}
+
+/* A trap after an instruction that leaves for the client: the client gets its exit, once, and the trap is told. */
+static void test_trap_after_exit(void **state)
+{
+    (void)state;
+    static const uint16_t at[] = { 2, 4, 6, 8 };
+    struct guest g;
+    struct watch_record r;
+    GUEST_CREATE(&g, port);
+    struct kvm_regs regs = regs_of(&g);
+    regs.rflags |= 0x100;
+    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_SET_REGS, &regs), 0);
+    ask_for(&g, WATCH_EXCEPTION);
+    guest_start(&g);
+    for (unsigned i = 0; i < 4; i++) {
+        expect(&g, &r, WATCH_EXCEPTION, VEC_DB, 0, 0x4000);
+        assert_int_equal(r.rip, CODE_AT + at[i]);
+        assert_int_equal(g.ram[COUNT_AT], i);
+        answer(&g, &r, WATCH_CONTINUE, 0);
+    }
+    expect_end(&g);
+    assert_int_equal(g.n_debug_port, 1);
+    assert_int_equal((uint8_t)regs_of(&g).rax, 0x42);
+    guest_destroy(&g);
 }
 
 static void test_int80(void **state)
@@ -781,17 +842,30 @@ static void test_attach_detach(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cr0),           cmocka_unit_test(test_other_crs),
-        cmocka_unit_test(test_msr),           cmocka_unit_test(test_int3),
-        cmocka_unit_test(test_cpuid),         cmocka_unit_test(test_xsetbv),
-        cmocka_unit_test(test_tables),        cmocka_unit_test(test_hypercall),
-        cmocka_unit_test(test_port),          cmocka_unit_test(test_exception),
-        cmocka_unit_test(test_interrupt),     cmocka_unit_test(test_int80),
-        cmocka_unit_test(test_step),          cmocka_unit_test(test_access),
-        cmocka_unit_test(test_execute),       cmocka_unit_test(test_delivery_to_watched_stack),
-        cmocka_unit_test(test_syscall),       cmocka_unit_test(test_filters),
-        cmocka_unit_test(test_dropped),       cmocka_unit_test(test_signals),
-        cmocka_unit_test(test_client_leaves), cmocka_unit_test(test_listener_goes),
+        cmocka_unit_test(test_cr0),
+        cmocka_unit_test(test_other_crs),
+        cmocka_unit_test(test_msr),
+        cmocka_unit_test(test_int3),
+        cmocka_unit_test(test_cpuid),
+        cmocka_unit_test(test_xsetbv),
+        cmocka_unit_test(test_tables),
+        cmocka_unit_test(test_hypercall),
+        cmocka_unit_test(test_port),
+        cmocka_unit_test(test_exception),
+        cmocka_unit_test(test_interrupt),
+        cmocka_unit_test(test_nmi_and_interrupt),
+        cmocka_unit_test(test_trap_after_exit),
+        cmocka_unit_test(test_int80),
+        cmocka_unit_test(test_step),
+        cmocka_unit_test(test_access),
+        cmocka_unit_test(test_execute),
+        cmocka_unit_test(test_delivery_to_watched_stack),
+        cmocka_unit_test(test_syscall),
+        cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_dropped),
+        cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_client_leaves),
+        cmocka_unit_test(test_listener_goes),
         cmocka_unit_test(test_attach_detach),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

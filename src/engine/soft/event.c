@@ -16,7 +16,7 @@ static enum step deliver(struct soft_vcpu *sv, enum event_kind kind, const struc
         return s;
     if (s == STEP_FAULT) {
         watch_put_back(sv, kind, f);
-        return STEP_NEXT;
+        return STEP_REPEAT; /* nothing else is delivered before the answer */
     }
     sv->v.cpu.interrupt_shadow = 0;
     return STEP_NEXT;

@@ -267,9 +267,15 @@ static enum step run_block(struct soft_vcpu *sv)
     }
 }
 
+/* An instruction that a tool was asked about, unless the client made something else of the vCPU meanwhile. */
+static bool has_grant(const struct vcpu *v)
+{
+    return v->watch.n_grants && !v->watch.is_delivery && v->watch.grant[0].rip == v->cpu.rip && atomic_load(&v->mp_state) == MP_RUNNABLE;
+}
+
 static bool has_replay(const struct vcpu *v)
 {
-    return v->replay.n || v->replay.io_done || v->replay.msr_done || (v->watch.n_grants && !v->watch.is_delivery);
+    return v->replay.n || v->replay.io_done || v->replay.msr_done || has_grant(v);
 }
 
 static int run_loop(struct soft_vcpu *sv)

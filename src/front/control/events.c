@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/timer.h"
 #include "core/vm.h"
 #include "front/control/control_priv.h"
 #include "introspect/listen.h"
@@ -115,17 +116,16 @@ int control_unsubscribe(struct control_arg *a)
     return l ? look_unsubscribe(l, ((const struct control_subscription *)a->in)->subscription) : -ENOENT;
 }
 
-/* The time that is left is asked for anew only if what woke us was nothing. */
 static unsigned wait_next(struct control_arg *a, struct look_listener *l, uint32_t timeout_ms, unsigned max, uint64_t *dropped)
 {
     struct watch_record *out = (void *)((struct control_told *)a->out + 1);
-    int ms = timeout_ms == UINT32_MAX ? -1 : (int)(timeout_ms < TIMEOUT_MS_MAX ? timeout_ms : TIMEOUT_MS_MAX);
+    uint64_t end_ns = timer_now_ns() + timeout_ms * 1000000ull;
     for (;;) {
         unsigned n = look_listener_next(l, out, max, dropped);
+        uint64_t now_ns = timer_now_ns(), left_ms = now_ns < end_ns ? (end_ns - now_ns + 999999) / 1000000 : 0;
+        int ms = timeout_ms == UINT32_MAX ? -1 : (int)(left_ms < TIMEOUT_MS_MAX ? left_ms : TIMEOUT_MS_MAX);
         if (n || !ms || !a->session->wait || !a->session->wait(a->session->wait_arg, look_listener_fd(l), ms))
             return n;
-        if (ms > 0)
-            ms = 0;
     }
 }
 
