@@ -32,10 +32,13 @@ static void *send(void *arg)
     pthread_sigmask(SIG_SETMASK, &all, NULL);
     while (!s->may_look)
         usleep(LOOK_EVERY_US);
-    if (s->flags & SENDER_WHEN_ASLEEP)
+    if (s->flags & SENDER_WHEN_ASLEEP) {
+        while (s->data && !sender_count(s->data)) /* before it runs its guest the thread may sleep for other reasons */
+            usleep(LOOK_EVERY_US);
         thread_wait_state(s->to_id, "S");
-    else
+    } else {
         sender_wait_counting(s->data, s->start);
+    }
     if (s->flags & SENDER_TO_PROCESS)
         kill(getpid(), s->number);
     else
@@ -45,7 +48,7 @@ static void *send(void *arg)
 
 void sender_start(struct sender *s, int number, unsigned flags, const uint8_t *data)
 {
-    *s = (struct sender){ .to = pthread_self(), .to_id = gettid(), .number = number, .flags = flags, .data = data, .start = sender_count(data) };
+    *s = (struct sender){ .to = pthread_self(), .to_id = gettid(), .number = number, .flags = flags, .data = data, .start = data ? sender_count(data) : 0 };
     REQUIRE(pthread_create(&s->thread, NULL, send, s) == 0);
     s->may_look = true; /* not before: making a thread may sleep */
 }

@@ -23,7 +23,7 @@ struct sender {
     atomic_bool may_look;
 };
 
-#define SENDER_WHEN_ASLEEP 1u /* the guest does not count: wait until the calling thread sleeps */
+#define SENDER_WHEN_ASLEEP 1u /* the guest has counted once and counts no more, or data is NULL: wait until the calling thread sleeps */
 #define SENDER_TO_PROCESS 2u  /* like a timer's, not to the thread */
 
 /* Call it just before KVM_RUN: sends `number` to the calling thread once that runs the guest. data: where the guest's DS begins, in the client's memory. */
