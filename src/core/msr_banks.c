@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * MSRs that come in banks: MTRRs (SDM vol. 3A, "Memory Cache Control") and machine check (vol. 3B, "Machine-Check Architecture"). Called by the table in
- * msr.c only, but for vcpu_mce_setup. The engine's memory is always write-back: MTRRs are kept and checked, nothing more.
+ * msr.c only, but for vcpu_mce_setup and vcpu_mtrr_type. The engine's memory is always write-back: MTRRs are kept and checked, nothing more.
  */
 #include <errno.h>
 
@@ -67,6 +67,44 @@ int msr_mtrr_def_type_set(struct vcpu *v, uint32_t index, uint64_t value, bool i
         return -EINVAL;
     v->cpu.mtrr_def_type = value;
     return 0;
+}
+
+#define MTRR_DEF_FE BIT(10)
+#define MTRR_DEF_E BIT(11)
+#define MTRR_MASK_VALID BIT(11)
+#define TYPE_UC 0u
+#define TYPE_WT 4u
+#define TYPE_WB 6u
+#define TYPE_NONE 0xffu
+
+static uint8_t fixed_type(const struct cpu_state *c, uint32_t gpa)
+{
+    unsigned n = gpa < 0x80000 ? gpa >> 16 : gpa < 0xc0000 ? 8 + ((gpa - 0x80000) >> 14) : 24 + ((gpa - 0xc0000) >> 12);
+    return (uint8_t)(c->mtrr_fixed[n / 8] >> (n % 8 * 8));
+}
+
+/* Of two ranges that overlap; what has no rule is as if uncached. */
+static uint8_t combined_type(uint8_t a, uint8_t b)
+{
+    if (a == b || a == TYPE_NONE)
+        return b;
+    return (a == TYPE_WT && b == TYPE_WB) || (a == TYPE_WB && b == TYPE_WT) ? TYPE_WT : TYPE_UC;
+}
+
+uint8_t vcpu_mtrr_type(const struct vcpu *v, gpa_t gpa)
+{
+    const struct cpu_state *c = &v->cpu;
+    uint8_t type = TYPE_NONE;
+    if (!(c->mtrr_def_type & MTRR_DEF_E))
+        return TYPE_UC;
+    if ((c->mtrr_def_type & MTRR_DEF_FE) && gpa < 0x100000)
+        return fixed_type(c, (uint32_t)gpa);
+    for (unsigned i = 0; i < MTRR_VAR_COUNT; i++) {
+        uint64_t base = c->mtrr_var[2 * i], mask = c->mtrr_var[2 * i + 1], compared = mask & ~0xfffull;
+        if ((mask & MTRR_MASK_VALID) && (gpa & compared) == (base & compared))
+            type = combined_type(type, (uint8_t)base);
+    }
+    return type == TYPE_NONE ? (uint8_t)c->mtrr_def_type : type;
 }
 
 /* ---- machine check ---- */

@@ -123,6 +123,16 @@ void vcpu_queue_exception(struct vcpu *v, uint8_t vector)
     vcpu_request(v, VREQ_EVENT);
 }
 
+void vcpu_leave_instruction(struct vcpu *v)
+{
+    v->replay.n = v->replay.next = 0;
+    v->replay.io_done = v->replay.msr_done = false;
+    pthread_mutex_lock(&v->vm->watch.lock); /* a question may be open, and answered just now */
+    watch_forget(v);
+    pthread_mutex_unlock(&v->vm->watch.lock);
+    v->ev.exception.pending = false;
+}
+
 static void reset_segments(struct cpu_state *c)
 {
     const struct segment data = { .limit = 0xffff, .type = 3, .present = 1, .s = 1 };

@@ -263,6 +263,9 @@ void vcpu_start_at(struct vcpu *v, uint8_t vector);
 /* The vCPU's lock is held: an exception without error code, delivered when it runs next. */
 void vcpu_queue_exception(struct vcpu *v, uint8_t vector);
 
+/* The vCPU's lock is held, rip is about to be changed: what was suspended belonged to the instruction that is left. */
+void vcpu_leave_instruction(struct vcpu *v);
+
 /* Any thread: makes the vCPU leave translated code or wake from HLT soon. */
 void vcpu_kick(struct vcpu *v);
 /* Any thread: sets VREQ_* bits and kicks. */
@@ -295,6 +298,9 @@ bool vcpu_cpuid_has(const struct vcpu *v, uint32_t function, uint32_t index, uns
  */
 int vcpu_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host);
 int vcpu_msr_write(struct vcpu *v, uint32_t index, uint64_t value, bool is_host);
+
+/* What the MTRRs say of an address: 0 UC, 1 WC, 4 WT, 5 WP, 6 WB. */
+uint8_t vcpu_mtrr_type(const struct vcpu *v, gpa_t gpa);
 
 /* KVM_X86_SETUP_MCE: bank count in bits 0-7 plus MCG_CAP_SUPPORTED bits. -EINVAL. */
 #define MCG_CAP_SUPPORTED ((1ull << 8) /* MCG_CTL_P */ | (1ull << 24) /* SER_P */)

@@ -69,6 +69,16 @@ struct vm *vm_find(uint32_t number)
     return vm;
 }
 
+struct vm *vm_find_exactly(uint32_t number)
+{
+    struct vm *vm = number ? vm_find(number) : NULL;
+    if (vm && vm->number != number) {
+        vm_put(vm);
+        vm = NULL;
+    }
+    return vm;
+}
+
 static void init_parts(struct vm *vm)
 {
     pthread_mutex_init(&vm->slots_lock, NULL);

@@ -128,6 +128,7 @@ void vm_get(struct vm *vm);
 void vm_put(struct vm *vm); /* last one destroys; no vCPU may be running */
 /* For tools, any thread: the VM of the lowest number from `number` on, with a reference for the caller, or NULL. */
 struct vm *vm_find(uint32_t number);
+struct vm *vm_find_exactly(uint32_t number);
 
 /*
  * Adds, changes, moves or (bytes 0) deletes slot `id`, whose bits 16-31 say in which address space. -EINVAL misaligned, wrapping or no such space, -EEXIST

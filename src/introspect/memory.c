@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/vcpu.h"
 #include "core/vm.h"
 
 static size_t piece_bytes(gpa_t gpa, size_t left)
@@ -25,6 +26,17 @@ ssize_t look_memory_read(struct vm *vm, gpa_t gpa, void *to, size_t bytes)
     return done || !bytes ? (ssize_t)done : -EFAULT;
 }
 
+/* Code may have changed: vCPUs look at it again. */
+static void written_to(struct vm *vm)
+{
+    atomic_fetch_add(&vm->client_epoch, 1);
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        if (v)
+            vcpu_request(v, VREQ_EVENT);
+    }
+}
+
 ssize_t look_memory_write(struct vm *vm, gpa_t gpa, const void *from, size_t bytes)
 {
     size_t done = 0;
@@ -34,6 +46,8 @@ ssize_t look_memory_write(struct vm *vm, gpa_t gpa, const void *from, size_t byt
             break;
         done += n;
     }
+    if (done)
+        written_to(vm);
     return done || !bytes ? (ssize_t)done : -EFAULT;
 }
 
@@ -52,4 +66,25 @@ unsigned look_memory_slots(struct vm *vm, struct memslot *out, unsigned n)
     }
     pthread_mutex_unlock(&vm->slots_lock);
     return count;
+}
+
+gpa_t look_memory_end(struct vm *vm)
+{
+    pthread_mutex_lock(&vm->slots_lock);
+    const struct memslots *t = atomic_load(&vm->slots[SPACE_NORMAL]);
+    gpa_t end = t->n ? t->slot[t->n - 1].gpa + t->slot[t->n - 1].bytes : 0;
+    pthread_mutex_unlock(&vm->slots_lock);
+    return end;
+}
+
+bool look_memory_slot(struct vm *vm, gpa_t gpa, struct memslot *out)
+{
+    pthread_mutex_lock(&vm->slots_lock);
+    const struct memslot *s = memslots_find(atomic_load(&vm->slots[SPACE_NORMAL]), gpa);
+    if (s) {
+        *out = *s;
+        out->dirty = NULL;
+    }
+    pthread_mutex_unlock(&vm->slots_lock);
+    return s;
 }

@@ -17,5 +17,9 @@ ssize_t look_memory_write(struct vm *vm, gpa_t gpa, const void *from, size_t byt
 
 /* Up to n slots of all address spaces to `out` (dirty is NULL in the copies): how many there are. */
 unsigned look_memory_slots(struct vm *vm, struct memslot *out, unsigned n);
+/* Where the last slot of SPACE_NORMAL ends. */
+gpa_t look_memory_end(struct vm *vm);
+/* The slot of SPACE_NORMAL that holds gpa (dirty is NULL in the copy); false: none does. */
+bool look_memory_slot(struct vm *vm, gpa_t gpa, struct memslot *out);
 
 #endif

@@ -33,24 +33,12 @@ static int control_read(struct control_arg *a)
     return 0;
 }
 
-/* Code may have changed: vCPUs look at it again. */
-static void control_written_to(struct vm *vm)
-{
-    atomic_fetch_add(&vm->client_epoch, 1);
-    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
-        if (v)
-            vcpu_request(v, VREQ_EVENT);
-    }
-}
-
 static int control_write(struct control_arg *a)
 {
     const struct control_memory *m = a->in;
     ssize_t n = look_memory_write(a->vm, m->gpa, m + 1, a->in_bytes - sizeof *m);
     if (n < 0)
         return (int)n;
-    control_written_to(a->vm);
     ((struct control_written *)a->out)->bytes = (uint32_t)n;
     a->out_bytes = sizeof(struct control_written);
     return 0;
@@ -143,16 +131,6 @@ _Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(st
                    offsetof(struct control_memory, number) == 0,
                "requests about a VM begin with its number");
 
-static struct vm *find_exactly(uint32_t number)
-{
-    struct vm *vm = number ? vm_find(number) : NULL;
-    if (vm && vm->number != number) {
-        vm_put(vm);
-        vm = NULL;
-    }
-    return vm;
-}
-
 static struct vcpu *find_vcpu(struct vm *vm, uint32_t id)
 {
     return id < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[id], __ATOMIC_ACQUIRE) : NULL;
@@ -164,7 +142,7 @@ static int handle_about(const struct control_entry *e, struct control_arg *a)
     if (e->about == ABOUT_NOTHING || e->about == ABOUT_NUMBER)
         return e->handle(a);
     memcpy(&number, a->in, sizeof number);
-    a->vm = find_exactly(number);
+    a->vm = vm_find_exactly(number);
     if (!a->vm)
         return -ESRCH;
     int r = 0;

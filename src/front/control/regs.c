@@ -147,14 +147,8 @@ static void regs_set(struct vcpu *v, void *arg)
     change->result = vcpu_can_be(v, in->cr0, in->cr3, in->cr4, in->efer, is_cs_long) && in->xcr0 == v->cpu.xcr0 ? msrs_set(v, in) : -EINVAL;
     if (change->result)
         return;
-    if (in->rip != v->cpu.rip) { /* what was suspended belonged to the instruction that is left */
-        v->replay.n = v->replay.next = 0;
-        v->replay.io_done = v->replay.msr_done = false;
-        pthread_mutex_lock(&v->vm->watch.lock); /* a question may be open, and answered just now */
-        watch_forget(v);
-        pthread_mutex_unlock(&v->vm->watch.lock);
-        v->ev.exception.pending = false;
-    }
+    if (in->rip != v->cpu.rip)
+        vcpu_leave_instruction(v);
     memcpy(v->cpu.gpr, in->gpr, sizeof v->cpu.gpr);
     v->cpu.rip = in->rip;
     v->cpu.rflags = in->rflags | RFLAGS_RES1;
