@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "transport/kvmi_client.h"
 #include "vitrine/vitrine.h"
 #include "vmm/vmm.h"
 
@@ -26,6 +27,8 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
                                 "  --net user|none     user: a virtio network card behind a NAT, the host's loopback at 10.0.2.2 (default none)\n"
                                 "  --device PATH       use the KVM device PATH of this machine instead of vitrine's own engine\n"
                                 "  --name NAME         what 'vitrine list' and the log call the machine\n"
+                                "  --kvmi unix:PATH[,key=KEY]\n"
+                                "                      connect to the KVMI tool that listens at PATH, as soon as one does\n"
                                 "  --no-introspection  tools cannot look into the machine\n"
                                 "  --no-share          its memory is private: tools can read and write it, but not map it\n"
                                 "  --engine NAME       soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
@@ -47,6 +50,7 @@ enum boot_option {
     OPT_NAME,
     OPT_NO_INTROSPECTION,
     OPT_NO_SHARE,
+    OPT_KVMI,
     OPT_STATS,
     OPT_MARKER,
     OPT_HELP
@@ -65,6 +69,7 @@ static const struct option boot_options[] = {
     { "name", required_argument, NULL, OPT_NAME },
     { "no-introspection", no_argument, NULL, OPT_NO_INTROSPECTION },
     { "no-share", no_argument, NULL, OPT_NO_SHARE },
+    { "kvmi", required_argument, NULL, OPT_KVMI },
     { "stats", no_argument, NULL, OPT_STATS },
     { "marker", required_argument, NULL, OPT_MARKER },
     { "help", no_argument, NULL, OPT_HELP },
@@ -174,6 +179,11 @@ static int boot_parse_option(struct boot_args *args, int option, char *text)
     case OPT_NO_SHARE:
         setenv("VITRINE_NO_SHARE", "1", 1);
         config->is_memory_private = true;
+        return CLI_DONE;
+    case OPT_KVMI:
+        if (kvmi_client_check(text))
+            return cli_error(CLI_USAGE, "boot", "--kvmi %s: %s", text, kvmi_client_check(text));
+        setenv("VITRINE_KVMI", text, 1);
         return CLI_DONE;
     case OPT_ENGINE:
         if (vitrine_set_engine(text))

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "transport/kvmi_client.h"
 #include "transport/program.h"
 #include "vitrine/vitrine.h"
 
@@ -26,6 +27,8 @@ static const char run_usage[] = "usage: vitrine run [OPTIONS] [--] COMMAND [ARGU
                                 "  --engine NAME    soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
                                 "  --name NAME      what vitrine's messages call the machine\n"
                                 "  --log LEVEL      messages of vitrine on standard error: error, warn, info, debug\n"
+                                "  --kvmi unix:PATH[,key=KEY]\n"
+                                "                   connect to the KVMI tool that listens at PATH, as soon as one does\n"
                                 "  --no-introspection\n"
                                 "                   tools cannot look into its machines\n"
                                 "  --no-children    programs that COMMAND starts get the host's /dev/kvm\n"
@@ -79,13 +82,10 @@ static bool run_is_level(const char *level)
 static int run_options(int argc, char **argv, bool *is_help)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },
-        { "engine", required_argument, NULL, 'e' },
-        { "name", required_argument, NULL, 'n' },
-        { "log", required_argument, NULL, 'l' },
-        { "no-children", no_argument, NULL, 'c' },
-        { "no-introspection", no_argument, NULL, 'i' },
-        { 0 },
+        { "help", no_argument, NULL, 'h' },        { "engine", required_argument, NULL, 'e' },
+        { "name", required_argument, NULL, 'n' },  { "log", required_argument, NULL, 'l' },
+        { "no-children", no_argument, NULL, 'c' }, { "no-introspection", no_argument, NULL, 'i' },
+        { "kvmi", required_argument, NULL, 'k' },  { 0 },
     };
     int c;
 
@@ -109,6 +109,10 @@ static int run_options(int argc, char **argv, bool *is_help)
             setenv("VITRINE_NO_CHILDREN", "1", 1);
         } else if (c == 'i') {
             setenv("VITRINE_NO_INTROSPECTION", "1", 1);
+        } else if (c == 'k' && !kvmi_client_check(optarg)) {
+            setenv("VITRINE_KVMI", optarg, 1);
+        } else if (c == 'k') {
+            return cli_error(CLI_USAGE, "run", "--kvmi %s: %s", optarg, kvmi_client_check(optarg));
         } else if (c == ':') {
             return cli_error(CLI_USAGE, "run", "%s needs an argument", argv[optind - 1]);
         } else {

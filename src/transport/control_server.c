@@ -9,7 +9,6 @@
 #include "transport/control_server.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -28,8 +27,8 @@
 #include "base/signals.h"
 #include "base/thread.h"
 #include "front/control/control.h"
+#include "transport/stream.h"
 
-#define FD_LEAST 512 /* out of the way of programs that expect their own numbers */
 #define CONNECTIONS_MAX 64
 
 static _Atomic bool is_started;
@@ -48,30 +47,6 @@ static bool socket_cookie(int fd, uint64_t *cookie)
 
 /* ---- one connection ---- */
 
-static bool receive_all(int fd, void *to, size_t bytes)
-{
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = recv(fd, (char *)to + done, bytes - done, 0);
-        if (n > 0)
-            done += (size_t)n;
-        else if (n == 0 || errno != EINTR)
-            return false;
-    }
-    return true;
-}
-
-static bool send_all(int fd, const void *from, size_t bytes)
-{
-    for (size_t done = 0; done < bytes;) {
-        ssize_t n = send(fd, (const char *)from + done, bytes - done, MSG_NOSIGNAL);
-        if (n > 0)
-            done += (size_t)n;
-        else if (errno != EINTR)
-            return false;
-    }
-    return true;
-}
-
 /* The reply's head, with fds at its first byte. */
 static bool send_head(int socket, const struct control_head *head, struct control_session *session)
 {
@@ -85,7 +60,7 @@ static bool send_head(int socket, const struct control_head *head, struct contro
     struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(n_fds * sizeof(int)) };
     ssize_t n;
     if (!n_fds)
-        return send_all(socket, head, sizeof *head);
+        return stream_send(socket, head, sizeof *head);
     control.head = (struct cmsghdr){ .cmsg_len = CMSG_LEN(n_fds * sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS };
     memcpy(CMSG_DATA(&control.head), fd, n_fds * sizeof(int));
     do
@@ -93,18 +68,18 @@ static bool send_head(int socket, const struct control_head *head, struct contro
     while (n < 0 && errno == EINTR);
     for (unsigned i = 0; i < n_fds; i++)
         close(fd[i]);
-    return n > 0 && send_all(socket, (const char *)head + n, sizeof *head - (size_t)n);
+    return n > 0 && stream_send(socket, (const char *)head + n, sizeof *head - (size_t)n);
 }
 
 /* Until the peer goes, or says what cannot be read: then where the next request begins is unknown too. */
 static void serve(int fd, struct control_session *session, uint8_t *in, uint8_t *out)
 {
     struct control_head head, reply;
-    while (receive_all(fd, &head, sizeof head)) {
-        if (head.bytes > CONTROL_PAYLOAD_MAX || !receive_all(fd, in, head.bytes))
+    while (stream_receive(fd, &head, sizeof head)) {
+        if (head.bytes > CONTROL_PAYLOAD_MAX || !stream_receive(fd, in, head.bytes))
             return;
         control_handle(session, &head, in, &reply, out);
-        if (!send_head(fd, &reply, session) || !send_all(fd, out, reply.bytes))
+        if (!send_head(fd, &reply, session) || !stream_send(fd, out, reply.bytes))
             return;
     }
 }
@@ -201,11 +176,7 @@ static int open_socket(void)
     int low = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (low < 0)
         return -errno;
-    int fd = fcntl(low, F_DUPFD_CLOEXEC, FD_LEAST);
-    if (fd < 0)
-        fd = low; /* the limit is lower */
-    else
-        close(low);
+    int fd = stream_move_up(low);
     int r = bind_name(fd);
     if (!r && listen(fd, 16))
         r = -errno;

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table of KVMI commands, the one way through it, and the commands about the protocol itself. See kvmi.h.
+ *
+ * A request may be shorter or longer than its struct (tools are older or newer than we are): it is copied into the session and filled up with zeros. What has
+ * an answer in the protocol is answered, however wrong it is; the connection ends only where no answer would be understood: see kvmi_handle.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "core/time.h"
+#include "front/kvmi/kvmi_priv.h"
+
+#define READY_AFTER_NS 2000000000ull
+
+/* ---- the protocol itself ---- */
+
+static int kvmi_get_version(struct kvmi_arg *a)
+{
+    *(struct kvmi_version *)a->out = (struct kvmi_version){ .version = KVMI_VERSION };
+    a->out_bytes = sizeof(struct kvmi_version);
+    return 0;
+}
+
+static int kvmi_check_command(struct kvmi_arg *a)
+{
+    return kvmi_command_at(((const struct kvmi_check *)a->in)->id) ? 0 : -ENOENT;
+}
+
+static int kvmi_check_event(struct kvmi_arg *a)
+{
+    return kvmi_event_name(((const struct kvmi_check *)a->in)->id) ? 0 : -ENOENT;
+}
+
+static int kvmi_get_guest_info(struct kvmi_arg *a)
+{
+    *(struct kvmi_guest_info *)a->out = (struct kvmi_guest_info){ .n_vcpus = a->session->n_cpus };
+    a->out_bytes = sizeof(struct kvmi_guest_info);
+    return 0;
+}
+
+static int kvmi_control_vm_events(struct kvmi_arg *a)
+{
+    const struct kvmi_control_events *in = a->in;
+    if (in->enable > 1 || (in->event != KVMI_EVENT_UNHOOK && in->event != KVMI_EVENT_CREATE_VCPU))
+        return -EINVAL;
+    if (in->event == KVMI_EVENT_CREATE_VCPU)
+        return -EOPNOTSUPP;
+    a->session->wants_unhook = in->enable;
+    return 0;
+}
+
+static int kvmi_control_cmd_response(struct kvmi_arg *a)
+{
+    const struct kvmi_cmd_response *in = a->in;
+    if (in->enable > 1 || in->now > 1)
+        return -EINVAL;
+    a->session->is_silent_next = !in->enable;
+    if (in->now)
+        a->session->is_silent = !in->enable;
+    return 0;
+}
+
+/* ---- the table ---- */
+
+#define CPU true
+#define ALL false
+#define DATA true
+#define ERROR false
+
+/* clang-format off */
+static const struct kvmi_command commands[KVMI_IDS] = {
+    /* Not a command, but tools may ask for it: see kvmi_take_event_reply. */
+    [KVMI_EVENT_REPLY]            = { "EVENT_REPLY",            CPU, ERROR, sizeof(struct kvmi_event_reply),    0xfc, NULL },
+    [KVMI_GET_VERSION]            = { "GET_VERSION",            ALL, DATA,  0,                                  0,    kvmi_get_version },
+    [KVMI_CHECK_COMMAND]          = { "CHECK_COMMAND",          ALL, ERROR, sizeof(struct kvmi_check),          0xfc, kvmi_check_command },
+    [KVMI_CHECK_EVENT]            = { "CHECK_EVENT",            ALL, ERROR, sizeof(struct kvmi_check),          0xfc, kvmi_check_event },
+    [KVMI_GET_GUEST_INFO]         = { "GET_GUEST_INFO",         ALL, DATA,  0,                                  0,    kvmi_get_guest_info },
+    [KVMI_GET_VCPU_INFO]          = { "GET_VCPU_INFO",          CPU, DATA,  0,                                  0,    kvmi_get_vcpu_info },
+    [KVMI_PAUSE_VCPU]             = { "PAUSE_VCPU",             CPU, ERROR, sizeof(struct kvmi_pause),          0xfe, kvmi_pause_vcpu },
+    [KVMI_CONTROL_VM_EVENTS]      = { "CONTROL_VM_EVENTS",      ALL, ERROR, sizeof(struct kvmi_control_events), 0xf8, kvmi_control_vm_events },
+    [KVMI_GET_REGISTERS]          = { "GET_REGISTERS",          CPU, DATA,  sizeof(struct kvmi_get_registers),  0xfc, kvmi_get_registers },
+    [KVMI_SET_REGISTERS]          = { "SET_REGISTERS",          CPU, ERROR, sizeof(struct kvm_regs),            0,    kvmi_set_registers },
+    [KVMI_GET_CPUID]              = { "GET_CPUID",              CPU, DATA,  sizeof(struct kvmi_get_cpuid),      0,    kvmi_get_cpuid },
+    [KVMI_GET_XSAVE]              = { "GET_XSAVE",              CPU, DATA,  0,                                  0,    kvmi_get_xsave },
+    [KVMI_READ_PHYSICAL]          = { "READ_PHYSICAL",          ALL, DATA,  sizeof(struct kvmi_physical),       0,    kvmi_read_physical },
+    [KVMI_WRITE_PHYSICAL]         = { "WRITE_PHYSICAL",         ALL, ERROR, sizeof(struct kvmi_physical),       0,    kvmi_write_physical },
+    [KVMI_INJECT_EXCEPTION]       = { "INJECT_EXCEPTION",       CPU, ERROR, sizeof(struct kvmi_exception),      0x0e, kvmi_inject_exception },
+    [KVMI_GET_MTRR_TYPE]          = { "GET_MTRR_TYPE",          CPU, DATA,  sizeof(struct kvmi_number),         0,    kvmi_get_mtrr_type },
+    [KVMI_CONTROL_CMD_RESPONSE]   = { "CONTROL_CMD_RESPONSE",   ALL, ERROR, sizeof(struct kvmi_cmd_response),   0xfc, kvmi_control_cmd_response },
+    [KVMI_GET_MAX_GFN]            = { "GET_MAX_GFN",            ALL, DATA,  0,                                  0,    kvmi_get_max_gfn },
+    [KVMI_GET_NEXT_AVAILABLE_GFN] = { "GET_NEXT_AVAILABLE_GFN", ALL, DATA,  0,                                  0,    kvmi_get_next_available_gfn },
+    [KVMI_VCPU_TRANSLATE_GVA]     = { "VCPU_TRANSLATE_GVA",     CPU, DATA,  sizeof(struct kvmi_number),         0,    kvmi_translate },
+    [KVMI_VCPU_GET_XCR]           = { "VCPU_GET_XCR",           CPU, DATA,  sizeof(struct kvmi_byte),           0xfe, kvmi_get_xcr },
+    [KVMI_VCPU_SET_XSAVE]         = { "VCPU_SET_XSAVE",         CPU, ERROR, XSAVE_AREA_BYTES,                   0,    kvmi_set_xsave },
+    [KVMI_QUERY_PHYSICAL]         = { "QUERY_PHYSICAL",         ALL, DATA,  sizeof(struct kvmi_number),         0,    kvmi_query_physical },
+};
+/* clang-format on */
+
+static const char *const events[KVMI_EVENTS] = { [KVMI_EVENT_UNHOOK] = "UNHOOK", [KVMI_EVENT_PAUSE_VCPU] = "PAUSE_VCPU" };
+
+const struct kvmi_command *kvmi_command_at(unsigned id)
+{
+    return id < KVMI_IDS && commands[id].name ? &commands[id] : NULL;
+}
+
+const char *kvmi_event_name(unsigned event)
+{
+    return event < KVMI_EVENTS ? events[event] : NULL;
+}
+
+/* ---- the way through it ---- */
+
+static bool has_cpu(const struct kvmi_session *s, uint32_t id)
+{
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        if (s->cpu[i].id == id)
+            return true;
+    return false;
+}
+
+/* Numbers once given stay. */
+static void notice_cpus(struct kvmi_session *s, struct vm *vm)
+{
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && s->n_cpus < VM_VCPUS_MAX; i++)
+        if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i))
+            s->cpu[s->n_cpus++] = (struct kvmi_cpu){ .id = (uint16_t)i };
+}
+
+struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu)
+{
+    return __atomic_load_n(&vm->vcpu[cpu->id], __ATOMIC_ACQUIRE);
+}
+
+static int take_vcpu(struct kvmi_arg *a, const uint8_t **payload, uint32_t *bytes)
+{
+    struct kvmi_vcpu head;
+    if (*bytes < sizeof head)
+        return -EINVAL;
+    memcpy(&head, *payload, sizeof head);
+    if (head.zero1 || head.zero2 || head.vcpu >= a->session->n_cpus)
+        return -EINVAL;
+    a->cpu = &a->session->cpu[head.vcpu];
+    a->vcpu = kvmi_vcpu_of(a->vm, a->cpu);
+    *payload += sizeof head;
+    *bytes -= sizeof head;
+    return 0;
+}
+
+static int command_call(const struct kvmi_command *c, struct kvmi_arg *a, const uint8_t *payload, uint32_t bytes)
+{
+    uint8_t *in = a->session->in;
+    int r = c->is_vcpu ? take_vcpu(a, &payload, &bytes) : 0;
+    if (r)
+        return r;
+    memcpy(in, payload, bytes);
+    if (bytes < c->bytes)
+        memset(in + bytes, 0, c->bytes - bytes);
+    for (unsigned i = 0; i < 16; i++)
+        if ((c->must_be_zero >> i & 1) && in[i])
+            return -EINVAL;
+    a->in = in;
+    a->in_bytes = bytes;
+    return c->handle(a);
+}
+
+/* The vCPU's events are known by their sequence numbers, so what answers none of them is no mistake that an error could be told of. */
+static ssize_t event_reply(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload)
+{
+    if (kvmi_take_event_reply(s, vm, head, payload))
+        return 0;
+    log_write(LOG_WARN, "kvmi: the tool answered an event that was not sent, or in a way that it has not");
+    return -EPROTO;
+}
+
+static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload, uint8_t *out)
+{
+    const struct kvmi_command *c = kvmi_command_at(head->id);
+    struct kvmi_arg a = { .session = s, .vm = vm, .out = out + sizeof *head + sizeof(struct kvmi_error) };
+    int r = -KVMI_ENOSYS;
+    if (s->is_silent && (!c || c->has_data)) {
+        log_write(LOG_WARN, "kvmi: command %u must be answered, but the tool wants no answers", head->id);
+        return -EPROTO;
+    }
+    if (c)
+        r = head->bytes > KVMI_MESSAGE_MAX ? -E2BIG : command_call(c, &a, payload, head->bytes);
+    bool is_silent = s->is_silent;
+    s->is_silent = s->is_silent_next;
+    if (is_silent)
+        return 0;
+    uint32_t bytes = (uint32_t)sizeof(struct kvmi_error) + (r ? 0 : a.out_bytes);
+    struct kvmi_head reply = { .id = head->id, .bytes = (uint16_t)bytes, .sequence = head->sequence };
+    struct kvmi_error error = { .error = r };
+    memcpy(out, &reply, sizeof reply);
+    memcpy(out + sizeof reply, &error, sizeof error);
+    return (ssize_t)(sizeof reply + bytes);
+}
+
+ssize_t kvmi_handle(struct kvmi_session *s, const struct kvmi_head *head, const void *payload, void *out)
+{
+    struct vm *vm = vm_find_exactly(s->vm_number);
+    if (!vm)
+        return -ESRCH;
+    notice_cpus(s, vm);
+    ssize_t n = -EPROTO; /* for KVMI_EVENT: an answer to that would look like an event of ours */
+    if (head->id == KVMI_EVENT_REPLY)
+        n = event_reply(s, vm, head, payload);
+    else if (head->id != KVMI_EVENT)
+        n = command(s, vm, head, payload, out);
+    vm_put(vm);
+    return n;
+}
+
+/* ---- sessions ---- */
+
+/* The oldest VM is it until it goes. A client that has begun to run one has made its vCPUs; one that starts it later is waited for a little. */
+static bool is_ready(struct vm *vm)
+{
+    bool has_cpus = false;
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        const struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        has_cpus |= v != NULL;
+        if (v && atomic_load(&v->is_running))
+            return true;
+    }
+    return has_cpus && time_realtime_ns() - vm->started_ns > READY_AFTER_NS;
+}
+
+/* Nobody told us one, so it is made of what makes a VM unique, in the form of RFC 9562's version 8: a tool that meets it again knows it again. */
+static void uuid_of(const struct vm *vm, uint8_t uuid[16])
+{
+    uint32_t pid = (uint32_t)getpid();
+    memcpy(uuid, &pid, 4);
+    memcpy(uuid + 4, &vm->number, 2);
+    uuid[7] = (uint8_t)(vm->number >> 16);
+    memcpy(uuid + 8, &vm->started_ns, 8);
+    uuid[6] = 0x80;
+    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+}
+
+bool kvmi_find_vm(struct kvmi_vm *out)
+{
+    struct vm *vm = vm_find(1);
+    if (!vm)
+        return false;
+    *out = (struct kvmi_vm){ .number = vm->number, .is_ready = is_ready(vm) };
+    out->hello = (struct kvmi_hello){ .struct_bytes = sizeof out->hello, .start_time = (int64_t)(vm->started_ns / 1000000000) };
+    uuid_of(vm, out->hello.uuid);
+    strncpy(out->hello.name, log_machine_name(), sizeof out->hello.name - 1);
+    vm_put(vm);
+    return true;
+}
+
+struct kvmi_session *kvmi_session_create(uint32_t vm_number)
+{
+    struct kvmi_session *s = calloc(1, sizeof *s);
+    if (s)
+        s->vm_number = vm_number;
+    return s;
+}
+
+void kvmi_session_destroy(struct kvmi_session *s)
+{
+    struct vm *vm = vm_find_exactly(s->vm_number);
+    if (vm) {
+        kvmi_pauses_end(s, vm);
+        vm_put(vm);
+    }
+    free(s);
+}
