@@ -128,7 +128,7 @@ void vcpu_leave_instruction(struct vcpu *v)
     v->replay.n = v->replay.next = 0;
     v->replay.io_done = v->replay.msr_done = false;
     pthread_mutex_lock(&v->vm->watch.lock); /* a question may be open, and answered just now */
-    watch_forget(v);
+    watch_forget(&v->watch);
     pthread_mutex_unlock(&v->vm->watch.lock);
     v->ev.exception.pending = false;
 }
@@ -170,7 +170,7 @@ static void reset_events(struct vcpu *v)
     atomic_store(&v->ev.smi_pending, false);
     v->replay.n = v->replay.next = 0;
     v->replay.io_done = false;
-    watch_forget(v);
+    watch_forget(&v->watch);
     v->posted.n = v->posted.next = 0;
 }
 

@@ -67,12 +67,6 @@ void watch_table_set(struct vm *vm, struct watch_table *t)
 
 /* ---- grants ---- */
 
-void watch_forget(struct vcpu *v)
-{
-    v->watch.n_grants = 0;
-    v->watch.is_denied = v->watch.is_delivery = false;
-}
-
 static bool is_delivery(const struct watch_event *e)
 {
     return e->kind & (WATCH_EXCEPTION | WATCH_INTERRUPT);

@@ -123,6 +123,10 @@ enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e);
 void watch_answer(struct vcpu *v, uint64_t mask, enum watch_answer answer, uint64_t value);
 
 /* The instruction is over, or another one begins: what was granted is used up. vCPU thread, or v->lock held. */
-void watch_forget(struct vcpu *v);
+static inline void watch_forget(struct watch_vcpu *w)
+{
+    w->n_grants = 0;
+    w->is_denied = w->is_delivery = false;
+}
 
 #endif

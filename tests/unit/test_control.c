@@ -138,11 +138,7 @@ enum step watch_insn_ask(struct soft_vcpu *s, struct watch_event *e)
     fail(); /* nobody watches */
     return STEP_EXIT;
 }
-void watch_forget(struct vcpu *v)
-{
-    (void)v;
-}
-enum step watch_delivery(struct soft_vcpu *s, enum event_kind kind, const struct fault *f)
+enum step watch_delivery_ask(struct soft_vcpu *s, enum event_kind kind, const struct fault *f)
 {
     (void)s, (void)kind, (void)f;
     return STEP_JUMP;

@@ -59,19 +59,15 @@ enum step watch_insn_ask(struct soft_vcpu *s, struct watch_event *e)
     fail(); /* nobody watches */
     return STEP_EXIT;
 }
-void watch_forget(struct vcpu *v)
-{
-    (void)v;
-}
 enum step watch_access_ask(struct soft_vcpu *s, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access)
 {
     (void)s, (void)gva, (void)gpa, (void)bytes, (void)access;
     fail();
     return STEP_FAULT;
 }
-bool watch_page_is_slow(const struct soft_vcpu *s, gpa_t gpa, unsigned access)
+bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access)
 {
-    (void)s, (void)gpa, (void)access;
+    (void)t, (void)gpa, (void)access;
     return false;
 }
 void fp_put(struct soft_vcpu *s)

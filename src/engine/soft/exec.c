@@ -437,7 +437,7 @@ static void forget_accesses(struct soft_vcpu *sv)
 {
     sv->v.replay.n = sv->v.replay.next = 0;
     sv->v.replay.io_done = sv->v.replay.msr_done = false;
-    watch_forget(&sv->v);
+    watch_forget(&sv->v.watch);
 }
 
 enum step exec_debug_exit(struct soft_vcpu *sv, unsigned vector, uint64_t dr6)

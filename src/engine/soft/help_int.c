@@ -291,9 +291,11 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
     struct event ev;
     enum step step;
     bool was_masked = cpu->nmi_masked;
-    step = watch_delivery(sv, kind, f);
-    if (step != STEP_JUMP)
-        return step;
+    if (watch_is_on(sv, WATCH_EXCEPTION | WATCH_INTERRUPT) && kind != EVENT_SOFT_INT && kind != EVENT_ICEBP) {
+        step = watch_delivery_ask(sv, kind, f);
+        if (step != STEP_JUMP)
+            return step;
+    }
     event_init(sv, &ev, kind, &current, next_rip);
     if (kind == EVENT_NMI)
         cpu->nmi_masked = true;
@@ -309,7 +311,7 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
         event_init(sv, &ev, EVENT_EXCEPTION, &current, 0);
     }
     if (step == STEP_JUMP) {
-        watch_forget(&sv->v);
+        watch_forget(&sv->v.watch);
         cpu->interrupt_shadow = 0;
         mode_update(sv);
     } else {

@@ -140,7 +140,7 @@ static enum step ins_store(struct soft_vcpu *sv, const struct string_op *op, con
     enum step st = seg_write(sv, SEG_ES, sv->v.cpu.gpr[GPR_RDI] & op->mask, data, op->bytes);
     if (st != STEP_NEXT)
         return st;
-    watch_forget(&sv->v);
+    watch_forget(&sv->v.watch);
     string_advance(sv, op, 1, false, true);
     access_note_io(sv, sv->v.cpu.gpr[GPR_RDX] & 0xffff, op->bytes);
     return STEP_NEXT;
@@ -275,7 +275,7 @@ enum step help_outs(struct soft_vcpu *sv, const struct insn *in)
             return outs_exit(sv, &op, port, value);
         string_advance(sv, &op, 1, true, false);
         sv->v.replay.n = sv->v.replay.next = 0;
-        watch_forget(&sv->v);
+        watch_forget(&sv->v.watch);
         if (!op.is_rep || string_count(sv, &op) == 0)
             return STEP_NEXT;
         if (io_wants_break(sv))

@@ -297,7 +297,7 @@ static enum step string_run(struct soft_vcpu *sv, const struct insn *in, const s
                 return st;
             n = 1;
             sv->v.replay.n = sv->v.replay.next = 0; /* recorded reads and grants belong to one iteration */
-            watch_forget(&sv->v);
+            watch_forget(&sv->v.watch);
         }
         string_advance(sv, &op, n, k->has_source, k->has_dest);
         if (!op.is_rep || n == count)

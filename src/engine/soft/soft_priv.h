@@ -263,12 +263,19 @@ static inline bool watch_is_on(const struct soft_vcpu *sv, uint32_t kinds)
 enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e);
 /* Before an access to a page that is slow, with WATCH_READ, WRITE, EXECUTE: STEP_NEXT, or STEP_FAULT with FAULT_WATCH. */
 enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access);
-/* Before a delivery: STEP_JUMP deliver it, STEP_NEXT it is dropped, STEP_FAULT with FAULT_WATCH. */
-enum step watch_delivery(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
+/* Before the delivery of an exception or interrupt: STEP_JUMP deliver it, STEP_NEXT it is dropped, STEP_FAULT with FAULT_WATCH. */
+enum step watch_delivery_ask(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
 /* What could not be delivered now is pending again. */
 void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
-/* The page has watched bytes for such an access: no TLB entry. General registers only. */
-bool watch_page_is_slow(const struct soft_vcpu *sv, gpa_t gpa, unsigned access);
+/* The page has watched bytes for such an access. General registers only. */
+bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access);
+
+/* Such an access gets no TLB entry. */
+static inline bool watch_page_is_slow(const struct soft_vcpu *sv, gpa_t gpa, unsigned access)
+{
+    const struct watch_table *t = atomic_load_explicit(&sv->v.vm->watch.table, memory_order_acquire);
+    return t && watch_table_has_page(t, gpa, access);
+}
 
 /* An instruction with nothing but numbers to tell. */
 static inline enum step watch_insn(struct soft_vcpu *sv, uint32_t kind, uint32_t index, uint64_t old_value, uint64_t *value)

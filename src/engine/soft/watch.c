@@ -25,11 +25,11 @@ enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned 
     return STEP_FAULT;
 }
 
-enum step watch_delivery(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
+enum step watch_delivery_ask(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
 {
     bool is_exception = kind == EVENT_EXCEPTION;
     struct watch_event e = { .kind = is_exception ? WATCH_EXCEPTION : WATCH_INTERRUPT, .index = f->vector };
-    if (!watch_is_on(sv, e.kind) || kind == EVENT_SOFT_INT || kind == EVENT_ICEBP)
+    if (!watch_is_on(sv, e.kind))
         return STEP_JUMP;
     if (is_exception) {
         e.old_value = f->code;
@@ -40,7 +40,7 @@ enum step watch_delivery(struct soft_vcpu *sv, enum event_kind kind, const struc
     case WATCH_GO:
         return STEP_JUMP;
     case WATCH_GO_DROPPED:
-        watch_forget(&sv->v);
+        watch_forget(&sv->v.watch);
         return STEP_NEXT;
     default:
         sv->fault = (struct fault){ .vector = FAULT_WATCH };
@@ -69,11 +69,8 @@ void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fau
     atomic_store(&sv->v.exit_req, 1);
 }
 
-bool watch_page_is_slow(const struct soft_vcpu *sv, gpa_t gpa, unsigned access)
+bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access)
 {
-    const struct watch_table *t = atomic_load_explicit(&sv->v.vm->watch.table, memory_order_acquire);
-    if (!t)
-        return false;
     gpa_t first = gpa & ~PAGE_OFFSET_MASK, last = gpa | PAGE_OFFSET_MASK;
     if (access & ACCESS_FETCH)
         return watch_ranges_meet(&t->of[2], first, last);
