@@ -6,6 +6,7 @@
 #include "introspect/listen.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -15,6 +16,7 @@
 #include "core/vcpu.h"
 #include "core/vm.h"
 
+#define FD_LEAST 512 /* out of the way of programs that expect their own numbers */
 #define CR3_ADDRESS 0x000ffffffffff000ull
 
 struct subscription {
@@ -302,12 +304,21 @@ int look_unsubscribe(struct look_listener *l, unsigned number)
 
 /* ---- listeners ---- */
 
+static int open_eventfd(void)
+{
+    int low = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), high = low < 0 ? -1 : fcntl(low, F_DUPFD_CLOEXEC, FD_LEAST);
+    if (high < 0)
+        return low; /* the limit is lower */
+    close(low);
+    return high;
+}
+
 int look_listener_create(struct vm *vm, struct look_listener **out)
 {
     struct look_listener *l = calloc(1, sizeof *l);
     if (!l)
         return -ENOMEM;
-    l->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    l->fd = open_eventfd();
     if (l->fd < 0) {
         free(l);
         return -EMFILE;

@@ -2,10 +2,13 @@
 /*
  * Random code as a guest, in real, 32-bit and 64-bit mode, and random changes of what RSM returns to: whatever it does, it reaches no byte outside of its slot
  * (the mappings around its RAM hold canaries), a read-only slot stays as it was, KVM_RUN comes back when asked to, and the process lives. Code is part plain
- * noise, part instructions put together from opcodes and prefixes, with values and addresses at edges in the registers. See batches.h.
+ * noise, part instructions put together from opcodes and prefixes, with values and addresses at edges in the registers. In half of the batches a tool is asked
+ * about what happens and answers at random. See batches.h.
  */
 #include <errno.h>
 #include <linux/kvm.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -17,6 +20,8 @@
 #include <unistd.h>
 
 #include "batches.h"
+#include "core/vm.h"
+#include "introspect/listen.h"
 #include "transport/inproc.h"
 
 #define RAM_BYTES 0x40000u
@@ -357,13 +362,44 @@ static void run_once(struct guest *g)
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
+/* A tool that is asked about everything, answers anyhow, and changes its mind about what it wants to know. */
+static void *tool(void *arg)
+{
+    static struct watch_record r[8];
+    uint64_t s = *(uint64_t *)arg, dropped;
+    struct vm *vm = vm_find(1);
+    for (;;) {
+        struct look_listener *l;
+        struct look_filter f = { .kinds = (uint32_t)(batches_random(&s) & batches_random(&s)) & ((1u << WATCH_KINDS) - 1),
+                                 .is_asking = true,
+                                 .last_index = UINT32_MAX };
+        struct look_range range = { batches_choose(&s, 2) ? 0 : CODE, batches_choose(&s, 2) ? RAM_BYTES : CODE + 100, 1 + batches_choose(&s, 7) };
+        if (look_listener_create(vm, &l))
+            _exit(1);
+        look_subscribe(l, &f, &range, f.kinds & WATCH_ACCESS ? 1 : 0);
+        for (unsigned i = 0; i < 100; i++) {
+            struct pollfd p = { .fd = look_listener_fd(l), .events = POLLIN };
+            if (poll(&p, 1, 20) == 0)
+                break;
+            for (unsigned n = look_listener_next(l, r, 8, &dropped); n--;)
+                look_answer(l, r[n].vcpu, r[n].question, batches_choose(&s, 4) ? WATCH_CONTINUE : (enum watch_answer)batches_choose(&s, WATCH_ANSWERS),
+                            batches_random(&s));
+        }
+        look_listener_destroy(l);
+    }
+    return NULL;
+}
+
 static void fuzz_batch(uint64_t seed)
 {
+    pthread_t thread;
     state = seed;
     struct sigaction sa = { .sa_handler = on_alarm };
     struct guest g;
     sigaction(SIGALRM, &sa, NULL);
     guest_create(&g);
+    if (choose(2) && pthread_create(&thread, NULL, tool, &(uint64_t){ seed + 1 }))
+        fail("pthread_create");
     for (unsigned i = 0; i < RUNS_PER_BATCH; i++) {
         unsigned mode = choose(3);
         if (choose(8) == 0)

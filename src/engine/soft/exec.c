@@ -495,8 +495,10 @@ enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *
         s = is_denied ? STEP_NEXT : execute(sv, x);
         *is_soft_int = x->helper == help_int || x->helper == help_int3 || x->helper == help_into || x->helper == help_int1;
     }
-    if (s == STEP_FAULT && sv->fault.vector == FAULT_WATCH)
+    if (s == STEP_FAULT && sv->fault.vector == FAULT_WATCH) {
+        v->exit.kind = EXIT_WATCH;
         s = STEP_EXIT;
+    }
     if (s == STEP_FAULT || s == STEP_EXIT) {
         v->cpu.interrupt_shadow = shadow;
         v->cpu.rflags |= rf;

@@ -7,10 +7,16 @@
 
 #include "engine/soft/code.h"
 
-enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e)
+static bool must_wait(struct soft_vcpu *sv, struct watch_event *e)
 {
     fp_put(sv);
-    if (watch_ask(&sv->v, e) != WATCH_WAIT)
+    sv->v.watch.is_delivery = false; /* else watch_put_back says so */
+    return watch_ask(&sv->v, e) == WATCH_WAIT;
+}
+
+enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e)
+{
+    if (!must_wait(sv, e))
         return STEP_NEXT;
     sv->v.exit.kind = EXIT_WATCH;
     return STEP_EXIT;
@@ -19,7 +25,7 @@ enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e)
 enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access)
 {
     struct watch_event e = { .kind = WATCH_ACCESS, .access = access, .bytes = bytes, .gva = gva, .gpa = gpa };
-    if (watch_insn_ask(sv, &e) == STEP_NEXT)
+    if (!must_wait(sv, &e))
         return STEP_NEXT;
     sv->fault = (struct fault){ .vector = FAULT_WATCH };
     return STEP_FAULT;
