@@ -237,8 +237,12 @@ static int start(struct endpoint *to)
 void kvmi_client_start(void)
 {
     const char *where = getenv("VITRINE_KVMI");
-    if (!where || getenv("VITRINE_NO_INTROSPECTION"))
+    if (!where)
         return;
+    if (getenv("VITRINE_NO_INTROSPECTION")) {
+        log_write(LOG_WARN, "kvmi: not connected to %s, since tools may not look into this machine", where);
+        return;
+    }
     pthread_mutex_lock(&lock);
     if (!has_thread) {
         struct endpoint *to = malloc(sizeof *to);

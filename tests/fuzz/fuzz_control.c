@@ -3,92 +3,23 @@
  * Random requests to the control front, of the right and of wrong sizes, about a VM that runs meanwhile: nothing crashes or hangs, an answer stays within its
  * bounds, and when the session ends the guest runs on. Payloads lie at the end of a page, so that reading beyond them is seen. See batches.h.
  */
-#include <errno.h>
-#include <linux/kvm.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "batches.h"
+#include "counter.h"
 #include "front/control/control.h"
-#include "transport/inproc.h"
 #include "vitrine/inspect.h"
 
 #define REQUESTS_PER_BATCH 3000
 #define FIXED_BATCHES 10
 #define BATCH_SECONDS 120
-#define RAM_BYTES 0x20000u
 #define PAGES 8u
 #define SUBSCRIBE_BYTES (sizeof(struct control_subscription) + sizeof(struct vitrine_subscription))
 
-static int vm_fd, cpu_fd;
-static uint8_t *ram;
-static _Atomic bool stop;
-
 static const uint64_t edges[] = { 0, 1, 2, 0x500, 0xfff, 0x1000, 0x1ffff, 0x20000, 0x80000000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
-
-static void on_kick(int sig)
-{
-    (void)sig;
-}
-
-static void put_code(void)
-{
-    static const uint8_t code[] = { 0xff, 0x06, 0x00, 0x05, 0xeb, 0xfa }; /* 1: inc word [500h]; jmp 1b */
-    memcpy(ram + 0x1000, code, sizeof code);
-}
-
-/* The first time the registers are those of power-up. */
-static void set_state(void)
-{
-    static struct kvm_sregs sregs;
-    struct kvm_regs regs = { .rip = 0x1000, .rflags = 2 };
-    if (!sregs.apic_base && vitrine_ioctl(cpu_fd, KVM_GET_SREGS, &sregs))
-        exit(1);
-    sregs.cs.base = sregs.cs.selector = 0;
-    if (vitrine_ioctl(cpu_fd, KVM_SET_SREGS, &sregs) || vitrine_ioctl(cpu_fd, KVM_SET_REGS, &regs))
-        exit(1);
-}
-
-static void *client(void *arg)
-{
-    (void)arg;
-    while (!atomic_load(&stop))
-        vitrine_ioctl(cpu_fd, KVM_RUN, NULL); /* whatever it ends with: registers and memory are the fuzzer's */
-    return NULL;
-}
-
-static void machine_create(void)
-{
-    struct kvm_userspace_memory_region region = { .memory_size = RAM_BYTES };
-    struct sigaction kick = { .sa_handler = on_kick };
-    sigaction(SIGUSR1, &kick, NULL);
-    ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    region.userspace_addr = (uintptr_t)ram;
-    int dev_fd = vitrine_open("/dev/kvm");
-    vm_fd = vitrine_ioctl(dev_fd, KVM_CREATE_VM, NULL);
-    if (vitrine_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region))
-        exit(1);
-    cpu_fd = vitrine_ioctl(vm_fd, KVM_CREATE_VCPU, NULL);
-    vitrine_close(dev_fd);
-    put_code();
-    set_state();
-}
-
-static void client_end(pthread_t thread)
-{
-    atomic_store(&stop, true);
-    while (pthread_tryjoin_np(thread, NULL)) {
-        pthread_kill(thread, SIGUSR1);
-        usleep(1000);
-    }
-    atomic_store(&stop, false);
-}
 
 static uint32_t usual_bytes(unsigned call)
 {
@@ -177,27 +108,19 @@ static void batch(uint64_t seed)
 {
     uint8_t *pages = mmap(NULL, (PAGES + 1) * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *end = pages + PAGES * 4096;
     uint8_t *out = malloc(CONTROL_PAYLOAD_MAX);
-    pthread_t thread;
     uint64_t s = seed;
     mprotect(end, 4096, PROT_NONE);
-    machine_create();
+    counter_create();
     struct control_session *session = control_session_create(NULL, NULL);
-    pthread_create(&thread, NULL, client, NULL);
+    counter_start();
     for (unsigned i = 0; i < REQUESTS_PER_BATCH; i++)
         request(session, &s, end, out);
     batches_count(REQUESTS_PER_BATCH);
     if (!runs_on(session, end, out))
         exit(1);
-    client_end(thread);
-    put_code();
-    set_state();
-    *(volatile uint16_t *)(ram + 0x500) = 0;
-    pthread_create(&thread, NULL, client, NULL);
-    while (!*(volatile uint16_t *)(ram + 0x500)) /* a guest that stays held ends as a batch that hangs */
-        usleep(100);
-    client_end(thread);
-    vitrine_close(cpu_fd);
-    vitrine_close(vm_fd);
+    counter_stop();
+    counter_must_count();
+    counter_destroy();
     free(out);
 }
 

@@ -601,6 +601,42 @@ static void test_msr_checks(void **state)
     vm_put(vm);
 }
 
+static void test_memory_types(void **state)
+{
+    (void)state;
+    struct vm *vm = make_vm();
+    struct vcpu *v;
+    assert_int_equal(vcpu_create(vm, 0, &v), 0);
+    assert_int_equal(vcpu_mtrr_type(v, 0), 0); /* all uncached before they are enabled */
+    v->cpu.mtrr_fixed[0] = 0x0606060606060604;
+    v->cpu.mtrr_fixed[2] = 0x0000000000000001;
+    v->cpu.mtrr_fixed[10] = 0x0506060606060606;
+    const uint64_t ranges[][2] = {
+        { 0x80000000, 0xff80000800 },  /* 2-4 GiB UC */
+        { 0xc0000006, 0xfff0000800 },  /* in it, WB */
+        { 0x100000004, 0xfff0000800 }, /* WT */
+        { 0x100000006, 0xffff000800 }, /* in it, WB */
+        { 0x110000001, 0xfff0000000 }, /* not valid */
+    };
+    memcpy(v->cpu.mtrr_var, ranges, sizeof ranges);
+    const struct {
+        uint64_t gpa, def_type;
+        uint8_t type;
+    } cases[] = {
+        { 0x1000, 0, 0 },          { 0x1000, 0x406, 0 },      { 0x1000, 0x806, 6 },      { 0x1000, 0xc00, 4 },     { 0xffff, 0xc00, 4 },
+        { 0x10000, 0xc00, 6 },     { 0xa0000, 0xc06, 1 },     { 0xa4000, 0xc06, 0 },     { 0xfefff, 0xc00, 6 },    { 0xff000, 0xc00, 5 },
+        { 0x100000, 0xc05, 5 },    { 0x7fffffff, 0xc06, 6 },  { 0x80000000, 0xc06, 0 },  { 0xcfffffff, 0x806, 0 }, { 0xffffffff, 0xc06, 0 },
+        { 0x100000000, 0xc00, 4 }, { 0x101000000, 0xc00, 4 }, { 0x110000000, 0xc06, 6 },
+    };
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
+        v->cpu.mtrr_def_type = cases[i].def_type;
+        if (vcpu_mtrr_type(v, cases[i].gpa) != cases[i].type)
+            fail_msg("type of %llx: %u", (unsigned long long)cases[i].gpa, vcpu_mtrr_type(v, cases[i].gpa));
+    }
+    vcpu_destroy(v);
+    vm_put(vm);
+}
+
 static void test_time(void **state)
 {
     (void)state;
@@ -788,10 +824,11 @@ static void test_memfd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memfd),      cmocka_unit_test(test_slots),     cmocka_unit_test(test_spaces),     cmocka_unit_test(test_dirty),
-        cmocka_unit_test(test_slots_race), cmocka_unit_test(test_vcpu_life), cmocka_unit_test(test_block_kick), cmocka_unit_test(test_block_signal),
-        cmocka_unit_test(test_tick),       cmocka_unit_test(test_cpuid),     cmocka_unit_test(test_msr_list),   cmocka_unit_test(test_msr_checks),
-        cmocka_unit_test(test_time),       cmocka_unit_test(test_irqfd),     cmocka_unit_test(test_ioeventfd),  cmocka_unit_test(test_coalesced),
+        cmocka_unit_test(test_memfd),        cmocka_unit_test(test_slots),     cmocka_unit_test(test_spaces),     cmocka_unit_test(test_dirty),
+        cmocka_unit_test(test_slots_race),   cmocka_unit_test(test_vcpu_life), cmocka_unit_test(test_block_kick), cmocka_unit_test(test_block_signal),
+        cmocka_unit_test(test_tick),         cmocka_unit_test(test_cpuid),     cmocka_unit_test(test_msr_list),   cmocka_unit_test(test_msr_checks),
+        cmocka_unit_test(test_memory_types), cmocka_unit_test(test_time),      cmocka_unit_test(test_irqfd),      cmocka_unit_test(test_ioeventfd),
+        cmocka_unit_test(test_coalesced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
