@@ -177,7 +177,6 @@ static int boot_parse_option(struct boot_args *args, int option, char *text)
         setenv("VITRINE_NO_INTROSPECTION", "1", 1);
         return CLI_DONE;
     case OPT_NO_SHARE:
-        setenv("VITRINE_NO_SHARE", "1", 1);
         config->is_memory_private = true;
         return CLI_DONE;
     case OPT_KVMI:
@@ -265,6 +264,7 @@ int boot_main(int argc, char **argv)
 
     args.config.in_fd = STDIN_FILENO;
     args.config.out_fd = STDOUT_FILENO;
+    args.config.is_memory_private = getenv("VITRINE_NO_SHARE") != NULL;
     status = boot_parse(&args, argc, argv);
     if (status != CLI_DONE)
         return status;

@@ -31,6 +31,8 @@ static const char run_usage[] = "usage: vitrine run [OPTIONS] [--] COMMAND [ARGU
                                 "                   connect to the KVMI tool that listens at PATH, as soon as one does\n"
                                 "  --no-introspection\n"
                                 "                   tools cannot look into its machines\n"
+                                "  --no-share       guest memory that the command allocates stays private: tools can read and write\n"
+                                "                   it, but not map it\n"
                                 "  --no-children    programs that COMMAND starts get the host's /dev/kvm\n"
                                 "\nThe exit status is the command's, or 127 if it is not there and 126 if it cannot be run.\n";
 
@@ -82,10 +84,9 @@ static bool run_is_level(const char *level)
 static int run_options(int argc, char **argv, bool *is_help)
 {
     static const struct option options[] = {
-        { "help", no_argument, NULL, 'h' },        { "engine", required_argument, NULL, 'e' },
-        { "name", required_argument, NULL, 'n' },  { "log", required_argument, NULL, 'l' },
-        { "no-children", no_argument, NULL, 'c' }, { "no-introspection", no_argument, NULL, 'i' },
-        { "kvmi", required_argument, NULL, 'k' },  { 0 },
+        { "help", no_argument, NULL, 'h' },       { "engine", required_argument, NULL, 'e' }, { "name", required_argument, NULL, 'n' },
+        { "log", required_argument, NULL, 'l' },  { "no-children", no_argument, NULL, 'c' },  { "no-introspection", no_argument, NULL, 'i' },
+        { "kvmi", required_argument, NULL, 'k' }, { "no-share", no_argument, NULL, 's' },     { 0 },
     };
     int c;
 
@@ -113,6 +114,8 @@ static int run_options(int argc, char **argv, bool *is_help)
             setenv("VITRINE_KVMI", optarg, 1);
         } else if (c == 'k') {
             return cli_error(CLI_USAGE, "run", "--kvmi %s: %s", optarg, kvmi_client_check(optarg));
+        } else if (c == 's') {
+            setenv("VITRINE_NO_SHARE", "1", 1);
         } else if (c == ':') {
             return cli_error(CLI_USAGE, "run", "%s needs an argument", argv[optind - 1]);
         } else {

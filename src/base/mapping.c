@@ -18,12 +18,14 @@ static bool parse(const char *line, struct mapping *out)
     unsigned major, minor;
     uint64_t ino;
     char mode[5];
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &out->from, &out->to, mode, &out->offset, &major, &minor, &ino) != 7)
+    int end = 0;
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n", &out->from, &out->to, mode, &out->offset, &major, &minor, &ino, &end) != 7)
         return false;
     out->dev = makedev(major, minor);
     out->ino = ino;
     out->is_shared = mode[3] == 's';
     out->is_writeable = mode[1] == 'w';
+    out->is_special = line[end] == '[' && strncmp(line + end, "[anon", 5) != 0;
     return true;
 }
 
@@ -65,6 +67,27 @@ const struct mapping *mapping_find(const struct mapping *list, int n, uint64_t a
             hi = mid;
     }
     return lo < n ? &list[lo] : NULL;
+}
+
+int mapping_flags(const struct mapping *m, char flags[MAPPING_FLAGS_BYTES])
+{
+    static const char key[] = "VmFlags:";
+    struct mapping at = { 0 };
+    char line[512];
+    int r = -ENOENT;
+    FILE *f = fopen("/proc/thread-self/smaps", "re");
+    if (!f)
+        return -errno;
+    while (r && fgets(line, sizeof line, f)) {
+        if (strncmp(line, key, sizeof key - 1) != 0) {
+            parse(line, &at);
+        } else if (at.from <= m->from && m->from < at.to) {
+            snprintf(flags, MAPPING_FLAGS_BYTES, "%.*s", MAPPING_FLAGS_BYTES - 1, line + sizeof key - 1);
+            r = 0;
+        }
+    }
+    fclose(f);
+    return r;
 }
 
 /* An open file description of its own where that is allowed: whoever gets it cannot move our position. */

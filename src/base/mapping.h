@@ -16,12 +16,16 @@ struct mapping {
     dev_t dev;
     ino_t ino; /* 0: no file */
     bool is_shared, is_writeable;
+    bool is_special; /* the heap, a stack and the like */
 };
 
 /* All mappings, ascending: their number and in *out an array for free(), or -errno. */
 int mapping_list(struct mapping **out);
 /* The one that holds `address`, or the next above it; NULL if there is none. */
 const struct mapping *mapping_find(const struct mapping *list, int n, uint64_t address);
+#define MAPPING_FLAGS_BYTES 160
+/* Its VmFlags, as the kernel writes them: two letters each. 0 or -errno. */
+int mapping_flags(const struct mapping *m, char flags[MAPPING_FLAGS_BYTES]);
 /*
  * A new close-on-exec fd of a mapped file, if this process has it open anywhere: for reading and writing if it can be had so. -ENOENT: it has not; or -errno.
  */

@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/shared.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
 #include "front/memflow/memflow.h"
@@ -82,6 +83,8 @@ __attribute__((constructor)) static void preload_init(void)
     preload_socket_find();
     note_process();
     pthread_atfork(NULL, NULL, note_process);
+    if (!getenv("VITRINE_NO_SHARE"))
+        shared_enable();
     if (getenv("VITRINE_NO_CHILDREN"))
         leave_environment();
     else

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -95,6 +96,14 @@ long preload_syscall(long number, long a, long b, long c, long d, long e, long f
     case SYS_readlink:
     case SYS_readlinkat:
         return by_path(number, a, b, c, d);
+    case SYS_madvise:
+        return madvise((void *)a, (size_t)b, (int)c);
+    case SYS_munmap:
+        return munmap((void *)a, (size_t)b);
+    case SYS_mmap:
+        return (long)mmap((void *)a, (size_t)b, (int)c, (int)d, (int)e, f);
+    case SYS_mremap:
+        return (long)mremap((void *)a, (size_t)b, (size_t)c, (int)d, (void *)e);
     default:
         return result(preload_raw(number, a, b, c, d, e, f));
     }

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "base/memfd.h"
+#include "base/shared.h"
 #include "front/kvm/front_priv.h"
 
 #define GPA_LIMIT (1ull << 52)
@@ -74,6 +75,8 @@ static int user_region_set(struct kvm_vm *m, const struct kvm_userspace_memory_r
         if (want.gpa == old->gpa && want.flags == old->flags)
             return 0;
     }
+    if (!old->bytes)
+        shared_make(want.hva, want.bytes);
     return kvm_memory_apply(m, u->slot, &want);
 }
 
