@@ -38,7 +38,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool is_enabled;
 static struct range ranges[RANGES_MAX]; /* disjoint, in no order */
 static _Atomic unsigned n_ranges;
-static _Atomic bool is_full; /* something that was decided is not on the list: nothing is made any more */
+static _Atomic bool is_over; /* nothing is made any more: what is decided has no room on the list, or there are pinned pages */
 static int file = -1;
 static struct stat file_stat;
 
@@ -52,7 +52,7 @@ static void range_remove(unsigned i)
 static bool range_add(uint64_t from, uint64_t to, uint64_t offset, bool is_made)
 {
     if (n_ranges == RANGES_MAX) {
-        is_full = true;
+        is_over = true;
         return false;
     }
     ranges[n_ranges] = (struct range){ .from = from, .to = to, .offset = offset, .is_made = is_made };
@@ -285,8 +285,8 @@ static void make_locked(const struct mapping *list, int n, uint64_t from, uint64
         if (is_decided(first, end))
             continue;
         if (n_ranges == RANGES_MAX)
-            is_full = true;
-        if (is_full)
+            is_over = true;
+        if (is_over)
             return;
         int r = make_piece(m, first, end);
         if (r != -EALREADY)
@@ -309,15 +309,15 @@ void shared_make(const void *at, uint64_t bytes)
 {
     uint64_t from = (uintptr_t)at, to = from + bytes;
     struct mapping *list;
-    if (!is_enabled || is_full)
+    if (!is_enabled || is_over)
         return;
     pthread_mutex_lock(&lock);
     int n = is_all_decided(from, to) ? 0 : mapping_list(&list);
     if (n > 0) {
-        if (!is_pinned())
+        if (is_pinned())
+            is_over = true;
+        else
             make_locked(list, n, from, to);
-        else if (!is_decided(from, to))
-            range_add(from, to, from, false);
         free(list);
     }
     pthread_mutex_unlock(&lock);
@@ -435,7 +435,7 @@ static void fork_child(void)
     struct mapping *list;
     int n = n_ranges ? mapping_list(&list) : 0;
     n_ranges = 0; /* first: our own mmap comes by the transport */
-    is_full = false;
+    is_over = false;
     for (int i = 0; i < n; i++)
         if (list[i].is_shared && list[i].dev == file_stat.st_dev && list[i].ino == file_stat.st_ino && file_is_ours())
             mmap((void *)(uintptr_t)list[i].from, list[i].to - list[i].from, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file,

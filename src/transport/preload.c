@@ -81,6 +81,7 @@ __attribute__((constructor)) static void preload_init(void)
     preload_open_find();
     preload_close_find();
     preload_socket_find();
+    preload_memory_find();
     note_process();
     pthread_atfork(NULL, NULL, note_process);
     if (!getenv("VITRINE_NO_SHARE"))

@@ -35,6 +35,7 @@ void *preload_next(void **slot, const char *name);
 
 /* Fills the slots of a file of ours. */
 void preload_exec_find(void);
+void preload_memory_find(void);
 void preload_open_find(void);
 void preload_close_find(void);
 void preload_socket_find(void);

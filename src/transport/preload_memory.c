@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The preload transport: calls about the client's own memory. Guest memory that was made shareable (base/shared.h) is no longer what these calls take it for,
- * so it is taken care of here; everything else costs a look at a counter. The kernel is called directly: allocators that were preloaded too call us from
- * wherever they are. No state, no lock.
+ * so it is taken care of here; everything else costs a look at a counter. Until the next definitions are found, the kernel is called directly: to look for them
+ * would allocate, and allocators call us. No state, no lock.
  */
 #undef _FILE_OFFSET_BITS
 
@@ -17,6 +17,16 @@
 
 #include "base/shared.h"
 #include "base/signals.h"
+
+NEXT_SLOT(madvise);
+NEXT_SLOT(munmap);
+NEXT_SLOT(mmap);
+NEXT_SLOT(mremap);
+
+void preload_memory_find(void)
+{
+    NEXT(madvise), NEXT(munmap), NEXT(mmap), NEXT(mremap);
+}
 
 static long result(long r)
 {
@@ -46,7 +56,7 @@ int madvise(void *at, size_t bytes, int advice)
 {
     bool is_discard = advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_DONTNEED_LOCKED;
     if (!is_discard || !is_whole(at) || !is_shared(at, bytes))
-        return (int)result(preload_raw(SYS_madvise, (long)at, (long)bytes, advice, 0, 0, 0));
+        return next_madvise ? NEXT(madvise)(at, bytes, advice) : (int)result(preload_raw(SYS_madvise, (long)at, (long)bytes, advice, 0, 0, 0));
     signals_hold();
     int r = shared_discard(at, bytes, advice);
     signals_release();
@@ -64,19 +74,20 @@ static void forget(const void *at, size_t bytes)
 int munmap(void *at, size_t bytes)
 {
     bool is = is_shared(at, bytes);
-    long r = preload_raw(SYS_munmap, (long)at, (long)bytes, 0, 0, 0, 0);
+    int r = next_munmap ? NEXT(munmap)(at, bytes) : (int)result(preload_raw(SYS_munmap, (long)at, (long)bytes, 0, 0, 0, 0));
     if (!r && is)
         forget(at, bytes);
-    return (int)result(r);
+    return r;
 }
 
 void *mmap(void *at, size_t bytes, int prot, int flags, int fd, off_t offset)
 {
     bool is = (flags & MAP_FIXED) && is_shared(at, bytes);
-    long r = preload_raw(SYS_mmap, (long)at, (long)bytes, prot, flags, fd, offset);
-    if (is && (r >= 0 || r <= -4096))
+    void *r =
+        next_mmap ? NEXT(mmap)(at, bytes, prot, flags, fd, offset) : (void *)result(preload_raw(SYS_mmap, (long)at, (long)bytes, prot, flags, fd, offset));
+    if (is && r != MAP_FAILED)
         forget(at, bytes);
-    return (void *)result(r);
+    return r;
 }
 
 void *mmap64(void *at, size_t bytes, int prot, int flags, int fd, off64_t offset)
@@ -94,14 +105,15 @@ void *mremap(void *at, size_t bytes, size_t new_bytes, int flags, ...)
     bool is = is_shared(at, bytes), is_over = to && is_shared(to, new_bytes);
     if (is && (new_bytes > bytes || !bytes || (flags & MREMAP_DONTUNMAP)))
         return (void *)result(-ENOMEM);
-    long r = preload_raw(SYS_mremap, (long)at, (long)bytes, (long)new_bytes, flags, (long)to, 0);
-    if (r < 0 && r > -4096)
-        return (void *)result(r);
+    void *r = next_mremap ? NEXT(mremap)(at, bytes, new_bytes, flags, to)
+                          : (void *)result(preload_raw(SYS_mremap, (long)at, (long)bytes, (long)new_bytes, flags, (long)to, 0));
+    if (r == MAP_FAILED)
+        return r;
     if (is_over)
         forget(to, new_bytes);
     if (is && new_bytes < bytes)
         forget((uint8_t *)at + new_bytes, bytes - new_bytes);
     if (is)
-        shared_move(at, new_bytes, (void *)r);
-    return (void *)r;
+        shared_move(at, new_bytes, r);
+    return r;
 }
