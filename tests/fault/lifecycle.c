@@ -3,6 +3,7 @@
  * A thousand VMs come and go in one process, each with its chips, memory, CPUs, eventfds and a short run, closed in a different order each time. Then as many
  * fds and threads are open as at first and no more memory is in use. VITRINE_FAULT_CYCLES says how many.
  */
+#include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,6 +162,7 @@ int main(int argc, char **argv)
     char name[64];
     (void)argc;
     usage_init(argv);
+    mallopt(M_ARENA_MAX, 1); /* else threads that meet in malloc map more of them, at any time */
     setvbuf(stdout, NULL, _IOLBF, 0);
     cycles_together(warm_up / 2);
     cycles(&warm_up);
