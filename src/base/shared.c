@@ -18,6 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/guard.h"
 #include "base/log.h"
 #include "base/mapping.h"
 #include "base/memfd.h"
@@ -176,10 +177,11 @@ static bool is_zero(const void *page)
     return true;
 }
 
-/* The pages that are there. *n: how many. */
+/* The pages that are there. *n: how many. The client may take them away meanwhile: -EFAULT. */
 static int copy_pages(int pagemap, uint64_t from, uint64_t to, uint8_t *target, uint64_t *n)
 {
     uint64_t entry[PAGEMAP_CHUNK];
+    _Alignas(8) uint8_t page[PAGE_BYTES];
     *n = 0;
     for (uint64_t at = from; at < to;) {
         uint64_t want = earlier((to - at) >> PAGE_SHIFT, PAGEMAP_CHUNK);
@@ -187,10 +189,11 @@ static int copy_pages(int pagemap, uint64_t from, uint64_t to, uint8_t *target, 
         if (bytes < (ssize_t)(want * sizeof *entry))
             return -EIO;
         for (uint64_t i = 0; i < want; i++, at += PAGE_BYTES) {
-            const void *page = (const void *)(uintptr_t)at;
             if (!(entry[i] & PAGEMAP_THERE))
                 continue;
             ++*n;
+            if (guard_copy(page, (const void *)(uintptr_t)at, PAGE_BYTES))
+                return -EFAULT;
             if (!is_zero(page))
                 memcpy(target + (at - from), page, PAGE_BYTES);
         }
