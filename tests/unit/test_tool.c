@@ -184,6 +184,32 @@ static void test_refused(void **state)
     wait_moving();
 }
 
+/* Ten thousand ranges, in any order, most of them where there is no memory: only the one that is met is told. */
+static void test_many_ranges(void **state)
+{
+    (void)state;
+    enum { N = 10000 };
+    static struct vitrine_range range[N];
+    struct vitrine_event e;
+    struct vitrine_subscription s = { .kinds = VITRINE_ON_ACCESS, .flags = VITRINE_SUBSCRIBE_ASK, .last_index = UINT32_MAX };
+    for (unsigned i = 0; i < N; i++) {
+        uint64_t at = (uint64_t)(i * 7919u % N) * 0x1000 + 0x502; /* 7919 has no divisor in common with N */
+        range[i] = (struct vitrine_range){ .first = at, .last = at + 1, .access = VITRINE_WRITE };
+    }
+    int number = vitrine_vm_subscribe(vm, &s, range, N);
+    assert_true(number > 0);
+    for (unsigned i = 0; i < 100; i++) {
+        assert_int_equal(vitrine_vm_next_events(vm, &e, 1, 60000, NULL), 1);
+        assert_int_equal(e.gpa, 0x502); /* the counter at 0x500 is in the page, not in the range */
+        assert_int_equal(e.bytes, 2);
+        assert_int_equal(vitrine_vm_answer(vm, &e, VITRINE_CONTINUE, 0), 0);
+    }
+    assert_int_equal(vitrine_vm_unsubscribe(vm, number), 0);
+    if (vitrine_vm_next_events(vm, &e, 1, 0, NULL) == 1)
+        assert_int_equal(vitrine_vm_answer(vm, &e, VITRINE_CONTINUE, 0), 0);
+    wait_moving();
+}
+
 /* A child is the tool: it is killed while the vCPU waits for its answer, or while it waits for an event. */
 static void test_tool_killed(void **state)
 {
@@ -221,6 +247,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_answers, set_up, tear_down),
                                         cmocka_unit_test_setup_teardown(test_refused, set_up, tear_down),
+                                        cmocka_unit_test_setup_teardown(test_many_ranges, set_up, tear_down),
                                         cmocka_unit_test_setup_teardown(test_tool_killed, set_up, tear_down) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
