@@ -219,6 +219,20 @@ static void lock_again(uint64_t from, uint64_t bytes, uint64_t pages)
         log_write(LOG_WARN, "guest memory is no longer locked: %s", strerror(errno));
 }
 
+/* The kernel may fail when it has unmapped what was there, for want of memory: then the file, which has the contents, is mapped there in another way. */
+static int put_in_place(void *made, uint64_t from, uint64_t bytes, const char *flags)
+{
+    void *at = (void *)(uintptr_t)from;
+    bool is_locked;
+    if (mremap(made, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) == at)
+        return 0;
+    if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file, (off_t)from) == MAP_FAILED)
+        return -errno;
+    munmap(made, bytes);
+    advise(flags, at, bytes, &is_locked);
+    return 0;
+}
+
 static int replace(uint64_t from, uint64_t to, const char *flags)
 {
     uint64_t bytes = to - from, pages;
@@ -228,8 +242,8 @@ static int replace(uint64_t from, uint64_t to, const char *flags)
     if (made == MAP_FAILED)
         return -errno;
     int r = advise(flags, made, bytes, &is_locked) ? fill(from, to, made, &pages) : -ENOTSUP;
-    if (!r && mremap(made, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)(uintptr_t)from) == MAP_FAILED)
-        r = -errno;
+    if (!r)
+        r = put_in_place(made, from, bytes, flags);
     if (r) {
         munmap(made, bytes);
         file_punch(from, bytes);
