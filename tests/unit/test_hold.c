@@ -9,20 +9,17 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <errno.h>
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/hold.h"
+#include "tests/unit/real_guest.h"
 #include "transport/inproc.h"
 
 #define RAM_BYTES 0x10000u
-#define CODE_AT 0x1000u
+#define CODE_AT REAL_GUEST_CODE_AT
 #define COUNT_AT 0x500u
 
 static const uint8_t code_count[] = { 0xff, 0x06, 0x00, 0x05, 0xeb, 0xfa };          /* 1: inc word [500h]; jmp 1b */
@@ -30,9 +27,7 @@ static const uint8_t code_in[] = { 0xe4, 0x80, 0xff, 0x06, 0x00, 0x05, 0xeb, 0xf
 static const uint8_t code_halt[] = { 0xf4, 0xeb, 0xfd };                             /* 1: hlt; jmp 1b */
 
 struct guest {
-    int dev_fd, vm_fd, cpu_fd;
-    struct kvm_run *run;
-    uint8_t *ram;
+    struct real_guest real;
     struct vm *vm;
     struct vcpu *v;
     pthread_t client;
@@ -40,16 +35,11 @@ struct guest {
     _Atomic unsigned n_exits, n_interrupted;
 };
 
-static void on_signal(int sig)
-{
-    (void)sig;
-}
-
 static void *client(void *arg)
 {
     struct guest *g = arg;
     do {
-        int r = vitrine_ioctl(g->cpu_fd, KVM_RUN, NULL);
+        int r = vitrine_ioctl(g->real.cpu_fd, KVM_RUN, NULL);
         atomic_fetch_add(r ? &g->n_interrupted : &g->n_exits, 1);
     } while (!atomic_load(&g->stop));
     return NULL;
@@ -57,28 +47,10 @@ static void *client(void *arg)
 
 static void guest_create(struct guest *g, const uint8_t *code, size_t bytes, bool has_irqchip)
 {
-    struct sigaction action = { .sa_handler = on_signal };
-    struct kvm_regs regs = { .rip = CODE_AT, .rflags = 2 };
-    struct kvm_sregs sregs;
-    memset(g, 0, sizeof *g);
-    sigaction(SIGUSR1, &action, NULL);
-    g->dev_fd = vitrine_open("/dev/kvm");
-    g->vm_fd = vitrine_ioctl(g->dev_fd, KVM_CREATE_VM, NULL);
-    if (has_irqchip)
-        assert_int_equal(vitrine_ioctl(g->vm_fd, KVM_CREATE_IRQCHIP, NULL), 0);
-    g->ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct kvm_userspace_memory_region region = { .memory_size = RAM_BYTES, .userspace_addr = (uintptr_t)g->ram };
-    assert_int_equal(vitrine_ioctl(g->vm_fd, KVM_SET_USER_MEMORY_REGION, &region), 0);
-    memcpy(g->ram + CODE_AT, code, bytes);
-    g->cpu_fd = vitrine_ioctl(g->vm_fd, KVM_CREATE_VCPU, NULL);
-    g->run = vitrine_mmap((size_t)vitrine_ioctl(g->dev_fd, KVM_GET_VCPU_MMAP_SIZE, NULL), PROT_READ | PROT_WRITE, MAP_SHARED, g->cpu_fd, 0);
-    assert_int_equal(vitrine_ioctl(g->cpu_fd, KVM_GET_SREGS, &sregs), 0);
-    sregs.cs.base = sregs.cs.selector = 0;
-    assert_int_equal(vitrine_ioctl(g->cpu_fd, KVM_SET_SREGS, &sregs), 0);
-    assert_int_equal(vitrine_ioctl(g->cpu_fd, KVM_SET_REGS, &regs), 0);
-    g->vm = vm_find(1);
-    assert_non_null(g->vm);
-    g->v = g->vm->vcpu[0];
+    *g = (struct guest){ .stop = false };
+    real_guest_create(&g->real, RAM_BYTES, code, bytes, has_irqchip);
+    g->vm = g->real.vm;
+    g->v = g->real.v;
 }
 
 static void guest_start(struct guest *g)
@@ -88,36 +60,18 @@ static void guest_start(struct guest *g)
 
 static void guest_stop(struct guest *g)
 {
-    unsigned before = g->n_interrupted;
     atomic_store(&g->stop, true);
-    while (g->n_interrupted == before && g->n_exits == 0) {
-        g->run->immediate_exit = 1;
-        pthread_kill(g->client, SIGUSR1);
-        usleep(1000);
-    }
-    pthread_join(g->client, NULL);
+    real_guest_kick_until_ended(&g->real, g->client);
 }
 
 static void guest_destroy(struct guest *g)
 {
-    vm_put(g->vm);
-    vitrine_close(g->cpu_fd);
-    vitrine_close(g->vm_fd);
-    vitrine_close(g->dev_fd);
-    assert_null(vm_find(1));
-    munmap(g->ram, RAM_BYTES);
+    real_guest_destroy(&g->real);
 }
 
 static uint16_t count(const struct guest *g)
 {
-    return *(volatile uint16_t *)(g->ram + COUNT_AT);
-}
-
-static void wait_moving(const struct guest *g)
-{
-    uint16_t before = count(g);
-    while (count(g) == before)
-        usleep(100);
+    return *(volatile uint16_t *)(g->real.ram + COUNT_AT);
 }
 
 /* What is not moving for ever cannot be shown; 5 ms are some hundred thousand turns of the guest. */
@@ -139,7 +93,7 @@ static void test_running(void **state)
     struct guest g;
     guest_create(&g, code_count, sizeof code_count, false);
     guest_start(&g);
-    wait_moving(&g);
+    real_guest_wait_moving(&g.real, COUNT_AT);
     for (unsigned i = 0; i < 200; i++) {
         uint64_t rip = 0;
         hold_call(g.v, note_rip, &rip);
@@ -151,7 +105,7 @@ static void test_running(void **state)
     hold_release_vcpu(g.v);
     assert_still(&g); /* holds nest */
     hold_release_vm(g.vm);
-    wait_moving(&g);
+    real_guest_wait_moving(&g.real, COUNT_AT);
     assert_int_equal(g.n_interrupted + g.n_exits, 0); /* the client noticed nothing */
     guest_stop(&g);
     guest_destroy(&g);
@@ -165,16 +119,16 @@ static void test_signals_while_held(void **state)
     struct kvm_regs a, b;
     guest_create(&g, code_count, sizeof code_count, false);
     guest_start(&g);
-    wait_moving(&g);
+    real_guest_wait_moving(&g.real, COUNT_AT);
     hold_vcpu(g.v);
     guest_stop(&g);
-    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_GET_REGS, &a), 0);
-    g.run->immediate_exit = 0;
+    a = real_guest_regs(&g.real);
+    g.real.run->immediate_exit = 0;
     g.stop = false;
     guest_start(&g);
     usleep(2000);
     guest_stop(&g);
-    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_GET_REGS, &b), 0);
+    b = real_guest_regs(&g.real);
     assert_memory_equal(&a, &b, sizeof a);
     hold_release_vcpu(g.v);
     guest_destroy(&g);
@@ -187,9 +141,9 @@ static void test_suspended(void **state)
     struct guest g;
     uint64_t rip;
     guest_create(&g, code_in, sizeof code_in, false);
-    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_RUN, NULL), 0);
-    assert_int_equal(g.run->exit_reason, KVM_EXIT_IO);
-    *((uint8_t *)g.run + g.run->io.data_offset) = 0x5a;
+    assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_RUN, NULL), 0);
+    assert_int_equal(g.real.run->exit_reason, KVM_EXIT_IO);
+    *((uint8_t *)g.real.run + g.real.run->io.data_offset) = 0x5a;
     hold_vcpu(g.v);
     g.stop = true; /* one run */
     guest_start(&g);
@@ -202,9 +156,7 @@ static void test_suspended(void **state)
     pthread_join(g.client, NULL);
     assert_int_equal(g.n_exits, 1);
     assert_int_equal(count(&g), 1);
-    struct kvm_regs regs;
-    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_GET_REGS, &regs), 0);
-    assert_int_equal((uint8_t)regs.rax, 0x5a);
+    assert_int_equal((uint8_t)real_guest_regs(&g.real).rax, 0x5a);
     guest_destroy(&g);
 }
 
@@ -220,7 +172,6 @@ static void test_halted(void **state)
 {
     (void)state;
     struct guest g;
-    struct kvm_regs regs;
     uint64_t rip;
     guest_create(&g, code_halt, sizeof code_halt, true);
     guest_start(&g);
@@ -235,8 +186,7 @@ static void test_halted(void **state)
     }
     hold_call(g.v, set_mark, NULL);
     guest_stop(&g);
-    assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_GET_REGS, &regs), 0);
-    assert_int_equal(regs.rbx, 0x1234);
+    assert_int_equal(real_guest_regs(&g.real).rbx, 0x1234);
     guest_destroy(&g);
 }
 
@@ -260,7 +210,7 @@ static void test_crowd(void **state)
     for (unsigned i = 0; i < 3; i++)
         pthread_create(&looker[i], NULL, look_on, &g);
     for (unsigned i = 0; i < 3000; i++)
-        assert_int_equal(vitrine_ioctl(g.cpu_fd, KVM_GET_REGS, &regs), 0);
+        assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_GET_REGS, &regs), 0);
     guest_start(&g);
     for (unsigned i = 0; i < 3; i++)
         pthread_join(looker[i], NULL);

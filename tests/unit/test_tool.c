@@ -10,43 +10,34 @@
 #include <cmocka.h>
 
 #include <errno.h>
-#include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "tests/unit/real_guest.h"
 #include "transport/inproc.h"
 #include "vitrine/inspect.h"
 
 #define RAM_BYTES 0x10000u
-#define CODE_AT 0x1000u
 
 extern const uint8_t code[], code_end[];
 __asm__(".pushsection .rodata\n code: .code16\n"
         "1: incw 0x500\n mov %cr0, %eax\n xor $0x20, %eax\n mov %eax, %cr0\n mov %cr0, %ebx\n mov %bx, 0x502\n jmp 1b\n"
         "code_end: .code64\n .popsection");
-#define AT_WRITE (CODE_AT + 11) /* the MOV to CR0 */
+#define AT_WRITE (REAL_GUEST_CODE_AT + 11) /* the MOV to CR0 */
 
-static int dev_fd, vm_fd, cpu_fd;
-static struct kvm_run *run;
-static volatile uint16_t *ram;
+static struct real_guest guest;
 static pthread_t client_thread;
 static struct vitrine_vm *vm;
-
-static void on_signal(int sig)
-{
-    (void)sig;
-}
 
 static void *client(void *arg)
 {
     (void)arg;
-    while (!run->immediate_exit)
-        vitrine_ioctl(cpu_fd, KVM_RUN, NULL);
+    while (!guest.run->immediate_exit)
+        vitrine_ioctl(guest.cpu_fd, KVM_RUN, NULL);
     return NULL;
 }
 
@@ -54,23 +45,7 @@ static int set_up(void **state)
 {
     (void)state;
     char self[32];
-    struct sigaction action = { .sa_handler = on_signal };
-    struct kvm_regs regs = { .rip = CODE_AT, .rflags = 2 };
-    struct kvm_sregs sregs;
-    sigaction(SIGUSR1, &action, NULL);
-    dev_fd = vitrine_open("/dev/kvm");
-    vm_fd = vitrine_ioctl(dev_fd, KVM_CREATE_VM, NULL);
-    ram = mmap(NULL, RAM_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    struct kvm_userspace_memory_region region = { .memory_size = RAM_BYTES, .userspace_addr = (uintptr_t)ram };
-    assert_int_equal(vitrine_ioctl(vm_fd, KVM_SET_USER_MEMORY_REGION, &region), 0);
-    memcpy((uint8_t *)(uintptr_t)ram + CODE_AT, code, (size_t)(code_end - code));
-    cpu_fd = vitrine_ioctl(vm_fd, KVM_CREATE_VCPU, NULL);
-    run = vitrine_mmap((size_t)vitrine_ioctl(dev_fd, KVM_GET_VCPU_MMAP_SIZE, NULL), PROT_READ | PROT_WRITE, MAP_SHARED, cpu_fd, 0);
-    assert_int_equal(vitrine_ioctl(cpu_fd, KVM_GET_SREGS, &sregs), 0);
-    sregs.cs.base = sregs.cs.selector = 0;
-    assert_int_equal(vitrine_ioctl(cpu_fd, KVM_SET_SREGS, &sregs), 0);
-    assert_int_equal(vitrine_ioctl(cpu_fd, KVM_SET_REGS, &regs), 0);
-    run->immediate_exit = 0;
+    real_guest_create(&guest, RAM_BYTES, code, (size_t)(code_end - code), false);
     pthread_create(&client_thread, NULL, client, NULL);
     snprintf(self, sizeof self, "%d", (int)getpid());
     vm = vitrine_vm_open(self);
@@ -81,23 +56,14 @@ static int tear_down(void **state)
 {
     (void)state;
     vitrine_vm_close(vm);
-    run->immediate_exit = 1;
-    while (pthread_tryjoin_np(client_thread, NULL)) {
-        pthread_kill(client_thread, SIGUSR1);
-        usleep(1000);
-    }
-    vitrine_close(cpu_fd);
-    vitrine_close(vm_fd);
-    vitrine_close(dev_fd);
-    munmap((void *)(uintptr_t)ram, RAM_BYTES);
+    real_guest_kick_until_ended(&guest, client_thread);
+    real_guest_destroy(&guest);
     return 0;
 }
 
 static void wait_moving(void)
 {
-    uint16_t before = ram[0x280];
-    while (ram[0x280] == before)
-        usleep(100);
+    real_guest_wait_moving(&guest, 0x500);
 }
 
 static const struct vitrine_subscription on_cr0 = { .kinds = VITRINE_ON_CR, .flags = VITRINE_SUBSCRIBE_ASK, .last_index = 0 };
@@ -132,7 +98,7 @@ static void test_answers(void **state)
     assert_int_equal(errno, ESTALE);
     next(&again);
     assert_int_equal(again.old_value, e.old_value ^ 8);
-    assert_int_equal(ram[0x281], (uint16_t)again.old_value);
+    assert_int_equal(*(volatile uint16_t *)(guest.ram + 0x502), (uint16_t)again.old_value);
     /* New registers and another try. */
     assert_int_equal(vitrine_vcpu_get_regs(vm, 0, &regs), 0);
     regs.gpr[5] = 0x123456789abcdef0;
