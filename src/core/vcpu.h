@@ -91,16 +91,28 @@ struct vcpu_events {
 enum mp_state { MP_RUNNABLE, MP_UNINITIALIZED, MP_INIT_RECEIVED, MP_HALTED, MP_SIPI_RECEIVED }; /* KVM's numbers 0-4 */
 
 /* Reasons to leave translated code, or'ed into vcpu.requests by any thread, then vcpu_kick. */
-#define VREQ_EVENT (1u << 0) /* look at interrupts, NMI, SMI */
-#define VREQ_EXIT (1u << 1)  /* return to the client (immediate_exit, signal) */
-#define VREQ_INIT (1u << 2)  /* INIT received; stays while the vCPU is in SMM */
-#define VREQ_SIPI (1u << 3)  /* SIPI received, vector in sipi_vector */
-#define VREQ_TICK (1u << 4)  /* periodic look at signals */
-#define VREQ_CLOCK (1u << 5) /* refresh the paravirtual clock page */
-#define VREQ_TRIPLE_FAULT (1u << 6)
-#define VREQ_IOAPIC_EOI (1u << 7) /* EXIT_IOAPIC_EOI of eoi_vector is due */
-#define VREQ_HOLD (1u << 8)       /* a hold began or ended, or somebody wants to look (core/hold.h) */
-#define VREQ_TPR_ACCESS (1u << 9) /* EXIT_TPR_ACCESS of tpr_access is due */
+enum vreq_bit {
+    VREQ_BIT_EVENT, /* look at interrupts, NMI, SMI */
+    VREQ_BIT_EXIT,  /* return to the client (immediate_exit, signal) */
+    VREQ_BIT_INIT,  /* INIT received; stays while the vCPU is in SMM */
+    VREQ_BIT_SIPI,  /* SIPI received, vector in sipi_vector */
+    VREQ_BIT_TICK,  /* periodic look at signals */
+    VREQ_BIT_CLOCK, /* refresh the paravirtual clock page */
+    VREQ_BIT_TRIPLE_FAULT,
+    VREQ_BIT_IOAPIC_EOI, /* EXIT_IOAPIC_EOI of eoi_vector is due */
+    VREQ_BIT_HOLD,       /* a hold began or ended, or somebody wants to look (core/hold.h) */
+    VREQ_BIT_TPR_ACCESS, /* EXIT_TPR_ACCESS of tpr_access is due */
+};
+#define VREQ_EVENT (1u << VREQ_BIT_EVENT)
+#define VREQ_EXIT (1u << VREQ_BIT_EXIT)
+#define VREQ_INIT (1u << VREQ_BIT_INIT)
+#define VREQ_SIPI (1u << VREQ_BIT_SIPI)
+#define VREQ_TICK (1u << VREQ_BIT_TICK)
+#define VREQ_CLOCK (1u << VREQ_BIT_CLOCK)
+#define VREQ_TRIPLE_FAULT (1u << VREQ_BIT_TRIPLE_FAULT)
+#define VREQ_IOAPIC_EOI (1u << VREQ_BIT_IOAPIC_EOI)
+#define VREQ_HOLD (1u << VREQ_BIT_HOLD)
+#define VREQ_TPR_ACCESS (1u << VREQ_BIT_TPR_ACCESS)
 
 /* What the client asked of guest debugging (KVM_SET_GUEST_DEBUG and its 2007 form). */
 struct guest_debug {
