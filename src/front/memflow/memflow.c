@@ -133,6 +133,15 @@ static int target_of(int fd, struct memflow_target *t)
     return pread(fd, t, sizeof *t, 0) == sizeof *t ? 0 : -EIO;
 }
 
+/* The VM behind fd, for a caller with room for so many slots. is_outside: not if it is this process's own. */
+static int open_for(int fd, uint32_t slot_count, bool is_outside, struct memflow_target *t, struct vitrine_vm **out)
+{
+    int r = slot_count ? target_of(fd, t) : -EINVAL;
+    if (!r && is_outside && t->pid == (uint32_t)getpid())
+        r = -EDEADLK; /* the VMM itself has its memory mapped already */
+    return r ? r : open_target(t, out);
+}
+
 /* Slots of the normal address space to the caller's array of `room`: how many. */
 static int give_slots(struct vitrine_vm *vm, struct memflow_slot *to, uint32_t room)
 {
@@ -154,12 +163,8 @@ static int vm_info(int fd, void *arg)
     struct memflow_target t;
     struct vitrine_vm *vm;
     int r = copy_in(&info, arg, sizeof info);
-    if (!r && !info.slot_count)
-        r = -EINVAL;
     if (!r)
-        r = target_of(fd, &t);
-    if (!r)
-        r = open_target(&t, &vm);
+        r = open_for(fd, info.slot_count, false, &t, &vm);
     if (r)
         return r;
     r = give_slots(vm, info.slots, info.slot_count);
@@ -202,14 +207,8 @@ static int map_vm(int fd, void *arg)
     struct memflow_target t;
     struct vitrine_vm *vm;
     int r = copy_in(&info, arg, sizeof info);
-    if (!r && !info.slot_count)
-        r = -EINVAL;
     if (!r)
-        r = target_of(fd, &t);
-    if (!r && t.pid == (uint32_t)getpid())
-        r = -EDEADLK; /* the VMM itself has its memory mapped already */
-    if (!r)
-        r = open_target(&t, &vm);
+        r = open_for(fd, info.slot_count, true, &t, &vm);
     if (r)
         return r;
     r = map_slots(vm, arg, &info);
