@@ -2,9 +2,7 @@
 /*
  * Real-mode payloads for the calls of today's ABI that conform_today_abi.c and its neighbours judge; entered as those of payload_real.S.
  */
-#define BEGIN(name) .globl payload_##name; .balign 16; payload_##name:
-#define END(name) .globl payload_##name##_end; payload_##name##_end:
-#define AT(label, name) (0x1000 + label - payload_##name)
+#include "payload.inc"
 
     .section .rodata
     .code16

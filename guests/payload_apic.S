@@ -3,9 +3,7 @@
  * Real-mode payloads for the local APIC's TPR and for KVM's paravirtual calls and pages, copied to 0x1000 (see payload_real.S). The page at 0x2000 is the
  * client's to name: steal time or virtual APIC.
  */
-#define BEGIN(name) .globl payload_##name; .balign 16; payload_##name:
-#define END(name) .globl payload_##name##_end; payload_##name##_end:
-#define AT(label, name) (0x1000 + label - payload_##name)
+#include "payload.inc"
 
     .section .rodata
     .code16
@@ -36,14 +34,7 @@ END(steal)
 BEGIN(tpr)
     xor %ax, %ax
     mov %ax, %ds
-    lgdtl AT(tpr_gdt_pointer, tpr)
-    mov %cr0, %eax
-    or $1, %al
-    mov %eax, %cr0
-    mov $8, %bx
-    mov %bx, %ds
-    and $0xfe, %al
-    mov %eax, %cr0
+    ds_unlimited AT(tpr_gdt_pointer, tpr)
     mov $0xfee00000, %esi
     .globl payload_tpr_write, payload_tpr_read
 payload_tpr_write:

@@ -4,9 +4,7 @@
  * local APIC (in x2APIC-less form it is reached in 32-bit flat real mode), then leaves by OUT 0x10; after every interrupt it leaves by OUT 0x11. Handlers of vectors
  * 0x30-0x4f count at 0x2000 + (vector - 0x30).
  */
-#define BEGIN(name) .globl payload_##name; .balign 16; payload_##name:
-#define END(name) .globl payload_##name##_end; payload_##name##_end:
-#define AT(label, name) (0x1000 + label - payload_##name)
+#include "payload.inc"
 
     .section .rodata
     .code16
@@ -47,14 +45,7 @@ BEGIN(chip)
     loop 1b
     pic_set_up
     /* DS with a 4 GiB limit, to reach the APIC: enable it, LINT0 as ExtINT. */
-    lgdtl AT(chip_gdt_pointer, chip)
-    mov %cr0, %eax
-    or $1, %al
-    mov %eax, %cr0
-    mov $8, %bx
-    mov %bx, %ds
-    and $0xfe, %al
-    mov %eax, %cr0
+    ds_unlimited AT(chip_gdt_pointer, chip)
     mov $0xfee00000, %esi
     movl $0x1ff, %ds:0xf0(%esi)
     movl $0x700, %ds:0x350(%esi)
@@ -89,14 +80,7 @@ chip_count: /* the pushed return address tells the vector */
 4:  /* from the APIC: EOI there */
     push %ds
     push %eax
-    lgdtl %cs:AT(chip_gdt_pointer, chip)
-    mov %cr0, %eax
-    or $1, %al
-    mov %eax, %cr0
-    mov $8, %bx
-    mov %bx, %ds
-    and $0xfe, %al
-    mov %eax, %cr0
+    ds_unlimited %cs:AT(chip_gdt_pointer, chip)
     mov $0xfee00000, %esi
     movl $0, %ds:0xb0(%esi)
     pop %eax

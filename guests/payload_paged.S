@@ -2,8 +2,7 @@
 /*
  * Payloads for protected and long mode with flat segments; the test sets up CR0, page tables and descriptors. Position-independent, copied to 0x1000.
  */
-#define BEGIN(name) .globl payload_##name; .balign 16; payload_##name:
-#define END(name) .globl payload_##name##_end; payload_##name##_end:
+#include "payload.inc"
 
     .section .rodata
 

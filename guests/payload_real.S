@@ -3,9 +3,7 @@
  * Real-mode payloads. Each stands between payload_NAME and payload_NAME_end, is copied to guest-physical 0x1000 and entered with CS 0, IP 0x1000; addresses inside
  * are therefore written as offset from its start plus 0x1000.
  */
-#define BEGIN(name) .globl payload_##name; .balign 16; payload_##name:
-#define END(name) .globl payload_##name##_end; payload_##name##_end:
-#define AT(label, name) (0x1000 + label - payload_##name)
+#include "payload.inc"
 
     .section .rodata
     .code16

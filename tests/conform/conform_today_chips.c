@@ -198,11 +198,7 @@ static void ioeventfd(const struct peer *p)
     CHECK_EQ(m.run->io.port, 0x3f8);
 
     LOAD(mmio);
-    struct kvm_sregs s;
-    CALL(m.vcpu, KVM_GET_SREGS, &s);
-    s.ds.selector = 0xd000;
-    s.ds.base = 0xd0000;
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
+    machine_set_ds(&m, p, 0xd000);
     RUN_TO(KVM_EXIT_MMIO);
     CHECK_EQ(m.run->mmio.phys_addr, 0xd0010);
     RUN_TO(KVM_EXIT_MMIO);
@@ -222,11 +218,7 @@ static void coalesced_mmio(const struct peer *p)
     struct kvm_coalesced_mmio_zone zone = { .addr = 0xd0010, .size = 4 };
     CHECK_ERRNO(m.vm, KVM_REGISTER_COALESCED_MMIO, &zone, 0);
     LOAD(mmio);
-    struct kvm_sregs s;
-    CALL(m.vcpu, KVM_GET_SREGS, &s);
-    s.ds.selector = 0xd000;
-    s.ds.base = 0xd0000;
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
+    machine_set_ds(&m, p, 0xd000);
     RUN_TO(KVM_EXIT_MMIO);
     CHECK_EQ(m.run->mmio.phys_addr, 0xd0014); /* the byte and the word before it are in the ring */
     REQUIRE_EQ((ring->last - ring->first) % 170, 2);
@@ -238,10 +230,7 @@ static void coalesced_mmio(const struct peer *p)
     CHECK_BYTES(ring->coalesced_mmio[1].data, "\x33\x22", 2);
     CHECK_ERRNO(m.vm, KVM_UNREGISTER_COALESCED_MMIO, &zone, 0);
     LOAD(mmio);
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
-    s.cs.base = 0;
-    s.cs.selector = 0;
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
+    machine_set_ds(&m, p, 0xd000);
     RUN_TO(KVM_EXIT_MMIO);
     CHECK_EQ(m.run->mmio.phys_addr, 0xd0010);
 }

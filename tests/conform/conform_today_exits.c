@@ -87,11 +87,7 @@ static void memory_holes(const struct peer *p)
     struct machine m;
     machine_create(&m, p, 0);
     LOAD(mmio);
-    struct kvm_sregs s;
-    CALL(m.vcpu, KVM_GET_SREGS, &s);
-    s.ds.selector = 0xd000;
-    s.ds.base = 0xd0000;
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
+    machine_set_ds(&m, p, 0xd000);
     for (unsigned i = 0; i < sizeof want / sizeof *want; i++) {
         RUN_TO(KVM_EXIT_MMIO);
         CHECK_EQ(m.run->mmio.is_write, want[i].is_write);

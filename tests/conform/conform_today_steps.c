@@ -73,11 +73,7 @@ static void step_over_mmio(const struct peer *p)
     struct machine m;
     machine_create(&m, p, 0);
     LOAD(mmio);
-    struct kvm_sregs s;
-    CALL(m.vcpu, KVM_GET_SREGS, &s);
-    s.ds.selector = 0xd000;
-    s.ds.base = 0xd0000;
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
+    machine_set_ds(&m, p, 0xd000);
     debug_with(&m, p, KVM_GUESTDBG_SINGLESTEP);
     const unsigned at[] = { 5, 11, 20 };
     for (unsigned i = 0; i < 3; i++) {

@@ -63,6 +63,15 @@ void machine_load(struct machine *m, const struct peer *p, const uint8_t *code, 
     CALL(m->vcpu, KVM_SET_REGS, &r);
 }
 
+void machine_set_ds(struct machine *m, const struct peer *p, uint16_t selector)
+{
+    struct kvm_sregs s;
+    CALL(m->vcpu, KVM_GET_SREGS, &s);
+    s.ds.selector = selector;
+    s.ds.base = (uint32_t)selector << 4;
+    CALL(m->vcpu, KVM_SET_SREGS, &s);
+}
+
 void machine_run(struct machine *m, const struct peer *p, uint32_t want_exit, const char *file, int line)
 {
     int got = p->port->ioctl(m->vcpu, KVM_RUN, 0);

@@ -26,6 +26,8 @@ struct machine {
 void machine_create(struct machine *m, const struct peer *p, unsigned with);
 int machine_add_vcpu(struct machine *m, const struct peer *p, unsigned id, struct kvm_run **run);
 void machine_load(struct machine *m, const struct peer *p, const uint8_t *code, size_t bytes);
+/* As MOV to DS in real mode. */
+void machine_set_ds(struct machine *m, const struct peer *p, uint16_t selector);
 void machine_run(struct machine *m, const struct peer *p, uint32_t want_exit, const char *file, int line);
 struct kvm_regs machine_regs(struct machine *m, const struct peer *p);
 void machine_set_slot(struct machine *m, const struct peer *p, uint32_t slot, uint32_t flags, uint64_t gpa, uint64_t bytes, void *at);
