@@ -32,7 +32,7 @@ enum control_call {
     CONTROL_RELEASE,     /* control_vm; EINVAL not held by this connection */
     CONTROL_SUBSCRIBE,   /* control_subscription, vitrine_subscription, vitrine_range[] -> control_subscription */
     CONTROL_UNSUBSCRIBE, /* control_subscription; ENOENT */
-    CONTROL_EVENTS,      /* control_events: waits -> control_told, vitrine_event[] */
+    CONTROL_EVENTS,      /* control_events: waits -> control_told, vitrine_event[]; ESRCH when all was told of a VM that has gone */
     CONTROL_ANSWER,      /* control_answer; ENOENT, ESTALE, EINVAL */
     CONTROL_SHARE,       /* control_vm -> control_piece[], and the fds of their files */
     CONTROL_CALLS

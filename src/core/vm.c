@@ -71,11 +71,13 @@ struct vm *vm_find(uint32_t number)
 
 struct vm *vm_find_exactly(uint32_t number)
 {
-    struct vm *vm = number ? vm_find(number) : NULL;
-    if (vm && vm->number != number) {
-        vm_put(vm);
+    pthread_mutex_lock(&list_lock);
+    struct vm *vm = list;
+    while (vm && vm->number != number)
+        vm = vm->next;
+    if (vm && !get_alive(vm))
         vm = NULL;
-    }
+    pthread_mutex_unlock(&list_lock);
     return vm;
 }
 
@@ -168,6 +170,7 @@ int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, stru
 static void destroy(struct vm *vm)
 {
     list_remove(vm);
+    watch_end(vm);
     irqfd_fini(vm);
     ioeventfd_fini(vm);
     coalesced_fini(vm);

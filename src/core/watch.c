@@ -65,6 +65,13 @@ void watch_table_set(struct vm *vm, struct watch_table *t)
     watch_table_free(old);
 }
 
+void watch_end(struct vm *vm)
+{
+    if (vm->watch.ops)
+        vm->watch.ops->end(vm);
+    watch_table_free(atomic_load(&vm->watch.table));
+}
+
 /* ---- grants ---- */
 
 static bool is_delivery(const struct watch_event *e)

@@ -103,6 +103,8 @@ struct watch_table {
 struct watch_ops {
     /* vCPU thread, state complete, vm.watch.lock held: tells those who want it. True if somebody has to answer; bits are in v->watch.waits_for. */
     bool (*raise)(struct vcpu *v, const struct watch_event *e);
+    /* Nobody has a reference to the VM any more. */
+    void (*end)(struct vm *vm);
 };
 
 bool watch_ranges_meet(const struct watch_ranges *r, gpa_t first, gpa_t last);
@@ -111,6 +113,8 @@ void watch_ranges_normalise(struct watch_ranges *r);
 void watch_table_free(struct watch_table *t);
 /* Any thread but a vCPU's in its run; serialised by the caller. Takes over t (or NULL); every vCPU's next access is by it when this returns. */
 void watch_table_set(struct vm *vm, struct watch_table *t);
+/* While the VM goes. */
+void watch_end(struct vm *vm);
 
 enum watch_verdict { WATCH_GO, WATCH_GO_DROPPED, WATCH_WAIT };
 /*

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * See listen.h. vm.watch.lock guards listeners, subscriptions and queues; vCPUs take it when something happens that somebody watches. Whoever changes who
- * watches what holds vm.watch.change around that, as the engine's flush is waited for without vm.watch.lock.
+ * watches what holds vm.watch.change around that, as the engine's flush is waited for without vm.watch.lock. A call gets a reference to the VM for as long as
+ * it lasts; without one the VM is going, no vCPU raises anything any more, and end_lock takes the place of both.
  */
 #include "introspect/listen.h"
 
@@ -30,7 +31,8 @@ struct subscription {
 
 struct look_listener {
     struct look_listener *next;
-    struct vm *vm;
+    struct vm *vm; /* NULL when it has gone; end_lock */
+    uint32_t vm_number;
     struct subscription *first;
     unsigned n_subscriptions, last_number;
     uint64_t bit; /* among the VM's listeners */
@@ -39,6 +41,15 @@ struct look_listener {
     unsigned head, n; /* of the queue */
     struct watch_record queue[LOOK_QUEUE_RECORDS];
 };
+
+/* Before the locks of a VM that is going. */
+static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* With a reference, or NULL: it has gone, or is about to. */
+static struct vm *vm_of(const struct look_listener *l)
+{
+    return vm_find_exactly(l->vm_number);
+}
 
 /* ---- on the vCPU's thread ---- */
 
@@ -136,7 +147,17 @@ static bool look_raise(struct vcpu *v, const struct watch_event *e)
     return waits_for;
 }
 
-static const struct watch_ops look_watch_ops = { .raise = look_raise };
+static void look_end(struct vm *vm)
+{
+    pthread_mutex_lock(&end_lock);
+    for (struct look_listener *l = vm->watch.listeners; l; l = l->next) {
+        l->vm = NULL;
+        wake(l);
+    }
+    pthread_mutex_unlock(&end_lock);
+}
+
+static const struct watch_ops look_watch_ops = { .raise = look_raise, .end = look_end };
 
 /* ---- who watches what ---- */
 
@@ -249,9 +270,9 @@ static struct subscription *subscription_make(const struct look_filter *f, const
 }
 
 /* watch.change is held. */
-static struct subscription *subscription_take(struct look_listener *l, unsigned number)
+static struct subscription *subscription_take(struct vm *vm, struct look_listener *l, unsigned number)
 {
-    pthread_mutex_lock(&l->vm->watch.lock);
+    pthread_mutex_lock(&vm->watch.lock);
     struct subscription **at = &l->first, *s;
     while ((s = *at) && s->number != number)
         at = &s->next;
@@ -259,46 +280,62 @@ static struct subscription *subscription_take(struct look_listener *l, unsigned 
         *at = s->next;
         l->n_subscriptions--;
     }
-    pthread_mutex_unlock(&l->vm->watch.lock);
+    pthread_mutex_unlock(&vm->watch.lock);
     return s;
 }
 
-int look_subscribe(struct look_listener *l, const struct look_filter *f, const struct look_range *range, unsigned n_ranges)
+/* Takes over s. */
+static int subscription_add(struct vm *vm, struct look_listener *l, struct subscription *s)
 {
-    struct vm *vm = l->vm;
-    if (!is_sensible(f, range, n_ranges))
-        return -EINVAL;
-    if (l->n_subscriptions == LOOK_SUBSCRIPTIONS_MAX)
-        return -ENOSPC;
-    struct subscription *s = subscription_make(f, range, n_ranges);
-    if (!s)
-        return -ENOMEM;
-    int number = (int)++l->last_number;
-    s->number = (unsigned)number;
+    unsigned number = s->number;
+    bool has_ranges = s->filter.kinds & WATCH_ACCESS;
     pthread_mutex_lock(&vm->watch.change);
     pthread_mutex_lock(&vm->watch.lock);
     s->next = l->first;
     l->first = s;
     l->n_subscriptions++;
     pthread_mutex_unlock(&vm->watch.lock);
-    int r = refresh(vm, n_ranges);
+    int r = refresh(vm, has_ranges);
     if (r) {
-        subscription_free(subscription_take(l, (unsigned)number));
+        subscription_free(subscription_take(vm, l, number));
         refresh(vm, false);
     }
     pthread_mutex_unlock(&vm->watch.change);
-    return r ? r : number;
+    return r ? r : (int)number;
+}
+
+int look_subscribe(struct look_listener *l, const struct look_filter *f, const struct look_range *range, unsigned n_ranges)
+{
+    if (!is_sensible(f, range, n_ranges))
+        return -EINVAL;
+    if (l->n_subscriptions == LOOK_SUBSCRIPTIONS_MAX)
+        return -ENOSPC;
+    struct vm *vm = vm_of(l);
+    if (!vm)
+        return -ESRCH;
+    struct subscription *s = subscription_make(f, range, n_ranges);
+    int r = -ENOMEM;
+    if (s) {
+        s->number = ++l->last_number;
+        r = subscription_add(vm, l, s);
+    }
+    vm_put(vm);
+    return r;
 }
 
 int look_unsubscribe(struct look_listener *l, unsigned number)
 {
-    pthread_mutex_lock(&l->vm->watch.change);
-    struct subscription *s = subscription_take(l, number);
+    struct vm *vm = vm_of(l);
+    if (!vm)
+        return -ESRCH;
+    pthread_mutex_lock(&vm->watch.change);
+    struct subscription *s = subscription_take(vm, l, number);
     if (s) {
-        refresh(l->vm, s->filter.kinds & WATCH_ACCESS);
+        refresh(vm, s->filter.kinds & WATCH_ACCESS);
         subscription_free(s);
     }
-    pthread_mutex_unlock(&l->vm->watch.change);
+    pthread_mutex_unlock(&vm->watch.change);
+    vm_put(vm);
     return s ? 0 : -ENOENT;
 }
 
@@ -324,6 +361,7 @@ int look_listener_create(struct vm *vm, struct look_listener **out)
         return -EMFILE;
     }
     l->vm = vm;
+    l->vm_number = vm->number;
     pthread_mutex_lock(&vm->watch.lock);
     uint64_t free_bits = ~vm->watch.listener_bits;
     l->bit = free_bits & -free_bits;
@@ -339,46 +377,76 @@ int look_listener_create(struct vm *vm, struct look_listener **out)
         free(l);
         return -EBUSY;
     }
-    vm_get(vm);
     *out = l;
     return 0;
 }
 
-/* watch.lock is held. */
-static void unlink_listener(struct look_listener *l)
+/* watch.lock is held, or end_lock of a VM that is going. */
+static void unlink_listener(struct vm *vm, struct look_listener *l)
 {
-    struct vm *vm = l->vm;
     struct look_listener *first = vm->watch.listeners, **at = &first;
     while (*at != l)
         at = &(*at)->next;
     *at = l->next;
     vm->watch.listeners = first;
     vm->watch.listener_bits &= ~l->bit;
+}
+
+static void answer_all(struct vm *vm, uint64_t bit)
+{
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
         if (v)
-            watch_answer(v, l->bit, WATCH_CONTINUE, 0);
+            watch_answer(v, bit, WATCH_CONTINUE, 0);
     }
 }
 
-void look_listener_destroy(struct look_listener *l)
+/* True if some had ranges. */
+static bool free_subscriptions(struct look_listener *l)
 {
-    struct vm *vm = l->vm;
     bool has_ranges = false;
-    pthread_mutex_lock(&vm->watch.change);
-    pthread_mutex_lock(&vm->watch.lock);
-    unlink_listener(l);
-    pthread_mutex_unlock(&vm->watch.lock);
     for (struct subscription *s = l->first, *next; s; s = next) {
         next = s->next;
         has_ranges |= (s->filter.kinds & WATCH_ACCESS) != 0;
         subscription_free(s);
     }
-    refresh(vm, has_ranges);
+    return has_ranges;
+}
+
+static void leave(struct vm *vm, struct look_listener *l)
+{
+    pthread_mutex_lock(&vm->watch.change);
+    pthread_mutex_lock(&vm->watch.lock);
+    unlink_listener(vm, l);
+    answer_all(vm, l->bit);
+    pthread_mutex_unlock(&vm->watch.lock);
+    refresh(vm, free_subscriptions(l));
     pthread_mutex_unlock(&vm->watch.change);
+}
+
+void look_listener_destroy(struct look_listener *l)
+{
+    struct vm *vm = vm_of(l);
+    if (vm) {
+        leave(vm, l);
+        vm_put(vm);
+    } else {
+        pthread_mutex_lock(&end_lock);
+        if (l->vm)
+            unlink_listener(l->vm, l);
+        pthread_mutex_unlock(&end_lock);
+        free_subscriptions(l);
+    }
     close(l->fd);
     free(l);
-    vm_put(vm);
+}
+
+bool look_listener_has_vm(const struct look_listener *l)
+{
+    pthread_mutex_lock(&end_lock);
+    bool has_vm = l->vm;
+    pthread_mutex_unlock(&end_lock);
+    return has_vm;
 }
 
 int look_listener_fd(const struct look_listener *l)
@@ -388,15 +456,10 @@ int look_listener_fd(const struct look_listener *l)
 
 /* ---- events and answers ---- */
 
-unsigned look_listener_next(struct look_listener *l, struct watch_record *out, unsigned max, uint64_t *dropped)
+/* watch.lock is held. */
+static unsigned take_questions(struct vm *vm, const struct look_listener *l, struct watch_record *out, unsigned max)
 {
-    struct vm *vm = l->vm;
     unsigned n = 0;
-    uint64_t count;
-    if (read(l->fd, &count, sizeof count) < 0) {
-        /* nothing since the last time; what is left is taken all the same */
-    }
-    pthread_mutex_lock(&vm->watch.lock);
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && n < max; i++) {
         struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
         if (!v || !(v->watch.waits_for & ~v->watch.told & l->bit))
@@ -404,32 +467,61 @@ unsigned look_listener_next(struct look_listener *l, struct watch_record *out, u
         v->watch.told |= l->bit;
         out[n++] = v->watch.asked;
     }
+    return n;
+}
+
+static unsigned take_queued(struct look_listener *l, struct watch_record *out, unsigned max)
+{
+    unsigned n = 0;
     for (; l->n && n < max; l->n--) {
         out[n++] = l->queue[l->head];
         l->head = (l->head + 1) % LOOK_QUEUE_RECORDS;
     }
-    *dropped = l->dropped;
-    if (n == max)
-        wake(l); /* there may be more */
-    pthread_mutex_unlock(&vm->watch.lock);
     return n;
 }
 
-int look_answer(struct look_listener *l, uint32_t vcpu, uint64_t question, enum watch_answer answer, uint64_t value)
+unsigned look_listener_next(struct look_listener *l, struct watch_record *out, unsigned max, uint64_t *dropped)
 {
-    struct vcpu *v = vcpu < VM_VCPU_IDS ? __atomic_load_n(&l->vm->vcpu[vcpu], __ATOMIC_ACQUIRE) : NULL;
-    if (!v)
-        return -ENOENT;
-    if (answer >= WATCH_ANSWERS)
-        return -EINVAL;
+    struct vm *vm = vm_of(l);
+    unsigned n = 0;
+    uint64_t count;
+    if (vm && read(l->fd, &count, sizeof count) < 0) {
+        /* nothing since the last time; what is left is taken all the same */
+    }
+    pthread_mutex_lock(vm ? &vm->watch.lock : &end_lock);
+    if (vm)
+        n = take_questions(vm, l, out, max);
+    n += take_queued(l, out + n, max - n);
+    *dropped = l->dropped;
+    if (n == max)
+        wake(l); /* there may be more */
+    pthread_mutex_unlock(vm ? &vm->watch.lock : &end_lock);
+    if (vm)
+        vm_put(vm);
+    return n;
+}
+
+static int answer(struct vm *vm, const struct look_listener *l, struct vcpu *v, uint64_t question, enum watch_answer answer, uint64_t value)
+{
     int r = 0;
-    pthread_mutex_lock(&l->vm->watch.lock);
+    pthread_mutex_lock(&vm->watch.lock);
     if (!(v->watch.waits_for & l->bit) || v->watch.asked.question != question)
         r = -ESTALE;
     else if (answer == WATCH_CHANGE && !(v->watch.asked.event.kind & (WATCH_CR | WATCH_MSR_WRITE | WATCH_XSETBV)))
         r = -EINVAL;
     else
         watch_answer(v, l->bit, answer, value);
-    pthread_mutex_unlock(&l->vm->watch.lock);
+    pthread_mutex_unlock(&vm->watch.lock);
+    return r;
+}
+
+int look_answer(struct look_listener *l, uint32_t vcpu, uint64_t question, enum watch_answer how, uint64_t value)
+{
+    struct vm *vm = vm_of(l);
+    if (!vm)
+        return -ESRCH;
+    struct vcpu *v = vcpu < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[vcpu], __ATOMIC_ACQUIRE) : NULL;
+    int r = !v ? -ENOENT : how >= WATCH_ANSWERS ? -EINVAL : answer(vm, l, v, question, how, value);
+    vm_put(vm);
     return r;
 }

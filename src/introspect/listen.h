@@ -3,9 +3,9 @@
  * Listeners: a tool's subscriptions to the events of one VM (core/watch.h), and its queue of what it was told. Filters are evaluated on the vCPU's thread
  * before anybody is woken. A subscription that asks makes each vCPU wait for the tool's answer; one that does not loses events, counted, when the queue is
  * full. A listener that goes takes everything with it: vCPUs that wait for it go on at once. Several listeners may ask about the same event: the strictest
- * answer holds.
+ * answer holds. A listener keeps no VM alive: when the VM goes it is left behind with what is in its queue.
  *
- * Functions may be called from any thread but a vCPU's in its run; a listener is used by one thread at a time.
+ * Functions may be called from any thread but a vCPU's in its run; a listener is used by one thread at a time. -ESRCH: the VM has gone.
  */
 #ifndef VITRINE_INTROSPECT_LISTEN_H
 #define VITRINE_INTROSPECT_LISTEN_H
@@ -37,11 +37,13 @@ struct look_range {
     uint32_t access; /* WATCH_READ, WRITE, EXECUTE */
 };
 
-/* Takes a reference to the VM. -ENOMEM, -EMFILE, -EBUSY too many. */
+/* The caller has a reference to the VM, the listener takes none. -ENOMEM, -EMFILE, -EBUSY too many. */
 int look_listener_create(struct vm *vm, struct look_listener **out);
 void look_listener_destroy(struct look_listener *l);
-/* An eventfd: readable when something was told since look_listener_next took the last. The listener's. */
+/* An eventfd: readable when something was told since look_listener_next took the last, and when the VM has gone. The listener's. */
 int look_listener_fd(const struct look_listener *l);
+/* False: it has gone; look_listener_next still gives what was told before. */
+bool look_listener_has_vm(const struct look_listener *l);
 
 /* From the return on every event is seen. A number for look_unsubscribe; -EINVAL, -ENOMEM, -ENOSPC. Ranges are copied; only with WATCH_ACCESS, and then some.
  */

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -141,6 +142,71 @@ static void test_listener_goes(void **state)
     watched_destroy(&g);
 }
 
+struct hearing {
+    struct look_listener *l;
+    _Atomic bool is_done;
+    unsigned n_told;
+};
+
+/* What a tool does all the time, until there is nothing left to hear. */
+static void *hear(void *arg)
+{
+    struct hearing *h = arg;
+    struct watch_record r;
+    uint64_t dropped;
+    struct look_filter f = { .kinds = WATCH_MSR_READ, .last_index = UINT32_MAX };
+    for (bool has_vm = true; has_vm;) {
+        has_vm = look_listener_has_vm(h->l);
+        int number = look_subscribe(h->l, &f, NULL, 0);
+        assert_true(number > 0 || number == -ESRCH);
+        h->n_told += look_listener_next(h->l, &r, 1, &dropped);
+        int answered = look_answer(h->l, 0, 1, WATCH_CONTINUE, 0), ended = look_unsubscribe(h->l, number > 0 ? (unsigned)number : 1);
+        assert_true(answered == -ESTALE || answered == -ESRCH || answered == -ENOENT);
+        assert_true(ended == 0 || ended == -ESRCH);
+    }
+    atomic_store(&h->is_done, true);
+    return NULL;
+}
+
+/* Listeners keep no VM; one is in the middle of its calls, one has its queue full of the past, one goes at the same time. */
+static void test_vm_goes(void **state)
+{
+    (void)state;
+    for (unsigned i = 0; i < 20; i++) {
+        struct watched g;
+        struct watch_record r;
+        struct hearing busy = { 0 };
+        struct look_listener *idle;
+        struct look_filter f = { .kinds = WATCH_CR | WATCH_ACCESS, .last_index = UINT32_MAX };
+        pthread_t tool;
+        uint64_t dropped;
+        WATCHED_CREATE(&g, cr0);
+        assert_int_equal(look_listener_create(g.real.vm, &busy.l), 0);
+        assert_int_equal(look_listener_create(g.real.vm, &idle), 0);
+        assert_true(look_subscribe(idle, &f, &(struct look_range){ DATA_AT, DATA_AT, WATCH_READ }, 1) > 0);
+        assert_int_equal(pthread_create(&tool, NULL, hear, &busy), 0);
+        assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_RUN, NULL), 0);
+        look_listener_destroy(g.l);
+        real_guest_destroy(&g.real);
+        pthread_join(tool, NULL);
+        assert_true(busy.is_done);
+        look_listener_destroy(busy.l);
+
+        struct pollfd p = { .fd = look_listener_fd(idle), .events = POLLIN };
+        assert_int_equal(poll(&p, 1, 60000), 1);
+        while (look_listener_has_vm(idle))
+            usleep(100);
+        assert_int_equal(look_listener_next(idle, &r, 1, &dropped), 1);
+        assert_int_equal(r.event.kind, WATCH_CR);
+        assert_int_equal(look_listener_next(idle, &r, 1, &dropped), 0);
+        assert_int_equal(poll(&p, 1, 0), 1);
+        assert_int_equal(look_subscribe(idle, &(struct look_filter){ .kinds = WATCH_CR }, NULL, 0), -ESRCH);
+        assert_int_equal(look_unsubscribe(idle, 1), -ESRCH);
+        assert_int_equal(look_answer(idle, 0, 1, WATCH_CONTINUE, 0), -ESRCH);
+        look_listener_destroy(idle);
+    }
+}
+
 /* Under load: subscriptions come and go, the guest computes on and nothing stays behind. */
 static void test_attach_detach(void **state)
 {
@@ -172,8 +238,8 @@ static void test_attach_detach(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_filters),       cmocka_unit_test(test_dropped),       cmocka_unit_test(test_signals),
-        cmocka_unit_test(test_client_leaves), cmocka_unit_test(test_listener_goes), cmocka_unit_test(test_attach_detach),
+        cmocka_unit_test(test_filters),       cmocka_unit_test(test_dropped), cmocka_unit_test(test_signals),       cmocka_unit_test(test_client_leaves),
+        cmocka_unit_test(test_listener_goes), cmocka_unit_test(test_vm_goes), cmocka_unit_test(test_attach_detach),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

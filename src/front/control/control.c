@@ -121,7 +121,7 @@ static const struct control_entry {
     [CONTROL_RELEASE]   = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_release },
     [CONTROL_SUBSCRIBE] = { ABOUT_VM,      sizeof(struct control_subscription) + sizeof(struct vitrine_subscription),                           true,  control_subscribe_call },
     [CONTROL_UNSUBSCRIBE] = { ABOUT_VM,    sizeof(struct control_subscription),                        false, control_unsubscribe },
-    [CONTROL_EVENTS]    = { ABOUT_VM,      sizeof(struct control_events),                              false, control_events_call },
+    [CONTROL_EVENTS]    = { ABOUT_NUMBER,  sizeof(struct control_events),                              false, control_events_call },
     [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer),                              false, control_answer_call },
     [CONTROL_SHARE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_share },
 };

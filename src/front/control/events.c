@@ -29,17 +29,17 @@ _Static_assert((int)VITRINE_CONTINUE == (int)WATCH_CONTINUE && (int)VITRINE_DENY
 #define TIMEOUT_MS_MAX 3600000u
 #define FLAGS (VITRINE_SUBSCRIBE_ASK | VITRINE_SUBSCRIBE_VCPU | VITRINE_SUBSCRIBE_CR3)
 
-static struct look_listener *ear_find(const struct control_arg *a)
+static struct look_listener *ear_find(const struct control_arg *a, uint32_t number)
 {
     for (struct control_ear *e = a->session->ears; e; e = e->next)
-        if (e->number == a->vm->number)
+        if (e->number == number)
             return e->listener;
     return NULL;
 }
 
 static int ear_open(struct control_arg *a, struct look_listener **out)
 {
-    *out = ear_find(a);
+    *out = ear_find(a, a->vm->number);
     if (*out)
         return 0;
     struct control_ear *e = calloc(1, sizeof *e);
@@ -112,41 +112,48 @@ int control_subscribe_call(struct control_arg *a)
 
 int control_unsubscribe(struct control_arg *a)
 {
-    struct look_listener *l = ear_find(a);
+    struct look_listener *l = ear_find(a, a->vm->number);
     return l ? look_unsubscribe(l, ((const struct control_subscription *)a->in)->subscription) : -ENOENT;
 }
 
-static unsigned wait_next(struct control_arg *a, struct look_listener *l, uint32_t timeout_ms, unsigned max, uint64_t *dropped)
+static int wait_next(struct control_arg *a, struct look_listener *l, uint32_t timeout_ms, unsigned max, uint64_t *dropped)
 {
     struct watch_record *out = (void *)((struct control_told *)a->out + 1);
     uint64_t end_ns = timer_now_ns() + timeout_ms * 1000000ull;
     for (;;) {
+        bool has_vm = look_listener_has_vm(l);
         unsigned n = look_listener_next(l, out, max, dropped);
         uint64_t now_ns = timer_now_ns(), left_ms = now_ns < end_ns ? (end_ns - now_ns + 999999) / 1000000 : 0;
         int ms = timeout_ms == UINT32_MAX ? -1 : (int)(left_ms < TIMEOUT_MS_MAX ? left_ms : TIMEOUT_MS_MAX);
+        if (!n && !has_vm)
+            return -ESRCH;
         if (n || !ms || !a->session->wait || !a->session->wait(a->session->wait_arg, look_listener_fd(l), ms))
-            return n;
+            return (int)n;
     }
 }
 
+/* It may wait for long, and holds no reference meanwhile. */
 int control_events_call(struct control_arg *a)
 {
-    const struct control_events *in = a->in;
-    struct look_listener *l = ear_find(a);
+    struct control_events in;
+    memcpy(&in, a->in, sizeof in);
+    struct look_listener *l = ear_find(a, in.number);
     unsigned max = (CONTROL_PAYLOAD_MAX - (uint32_t)sizeof(struct control_told)) / (uint32_t)sizeof(struct watch_record);
-    if (!l || !in->max)
+    if (!l || !in.max)
         return -EINVAL;
     struct control_told told;
-    unsigned n = wait_next(a, l, in->timeout_ms, in->max < max ? in->max : max, &told.dropped);
+    int n = wait_next(a, l, in.timeout_ms, in.max < max ? in.max : max, &told.dropped);
+    if (n < 0)
+        return n;
     memcpy(a->out, &told, sizeof told);
-    a->out_bytes = (uint32_t)sizeof told + n * (uint32_t)sizeof(struct watch_record);
+    a->out_bytes = (uint32_t)sizeof told + (uint32_t)n * (uint32_t)sizeof(struct watch_record);
     return 0;
 }
 
 int control_answer_call(struct control_arg *a)
 {
     struct control_answer in;
-    struct look_listener *l = ear_find(a);
+    struct look_listener *l = ear_find(a, a->vm->number);
     memcpy(&in, a->in, sizeof in);
     if (!l || in.answer >= WATCH_ANSWERS)
         return -EINVAL;
