@@ -14,6 +14,7 @@
 
 #include "abi/kvm2007.h"
 #include "abi/kvm_later.h"
+#include "base/user.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "front/kvm/front.h"
@@ -113,10 +114,6 @@ int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct 
 int kvm_object_grow_first_run(struct kvm_vm *m, uint32_t ring_bytes);
 /* dirty.c */
 int kvm_dirty_enable_ring(struct kvm_vm *m, uint32_t bytes);
-
-/* user.c: the client's memory by address, which may be wrong. 0 or -EFAULT. */
-int user_read(void *to, uint64_t from, uint64_t bytes);
-int user_write(uint64_t to, const void *from, uint64_t bytes);
 
 static inline void kvm_state_changed(struct kvm_vcpu *c)
 {

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include "abi/memflow.h"
 #include "base/log.h"
+#include "base/user.h"
 #include "vitrine/inspect.h"
 
 #define SLOTS_MAX 2048u
@@ -68,20 +68,6 @@ int memflow_open(void)
 bool memflow_is_fd(int fd)
 {
     return kind_of(fd) != MEMFLOW_OTHER;
-}
-
-/* ---- the caller's memory, which may be anywhere or nowhere ---- */
-
-static int copy_in(void *to, const void *from, size_t bytes)
-{
-    struct iovec here = { to, bytes }, there = { (void *)(uintptr_t)from, bytes };
-    return process_vm_readv(getpid(), &here, 1, &there, 1, 0) == (ssize_t)bytes ? 0 : -EFAULT;
-}
-
-static int copy_out(void *to, const void *from, size_t bytes)
-{
-    struct iovec here = { (void *)(uintptr_t)from, bytes }, there = { to, bytes };
-    return !bytes || process_vm_writev(getpid(), &here, 1, &there, 1, 0) == (ssize_t)bytes ? 0 : -EFAULT;
 }
 
 /* ---- VMs ---- */
@@ -151,7 +137,7 @@ static int give_slots(struct vitrine_vm *vm, struct memflow_slot *to, uint32_t r
     for (int i = 0; !r && i < n && i < (int)SLOTS_MAX && count < room; i++) {
         struct memflow_slot s = { .base = slot[i].gpa, .host_base = slot[i].host, .map_size = slot[i].bytes };
         if (slot[i].id >> 16 == 0)
-            r = copy_out(&to[count++], &s, sizeof s);
+            r = user_write((uintptr_t)&to[count++], &s, sizeof s);
     }
     free(slot);
     return r ? r : (int)count;
@@ -162,7 +148,7 @@ static int vm_info(int fd, void *arg)
     struct memflow_vm_info info;
     struct memflow_target t;
     struct vitrine_vm *vm;
-    int r = copy_in(&info, arg, sizeof info);
+    int r = user_read(&info, (uintptr_t)arg, sizeof info);
     if (!r)
         r = open_for(fd, info.slot_count, false, &t, &vm);
     if (r)
@@ -173,7 +159,7 @@ static int vm_info(int fd, void *arg)
         return r;
     info.userspace_pid = (int32_t)t.pid;
     info.slot_count = (uint32_t)r;
-    return copy_out(arg, &info, sizeof info);
+    return user_write((uintptr_t)arg, &info, sizeof info);
 }
 
 static int give_mappings(const struct vitrine_mapping *mapping, uint32_t n, void *arg, struct memflow_map_info *info)
@@ -181,10 +167,10 @@ static int give_mappings(const struct vitrine_mapping *mapping, uint32_t n, void
     int r = 0;
     for (uint32_t i = 0; !r && i < n; i++) {
         struct memflow_slot s = { .base = mapping[i].gpa, .host_base = (uintptr_t)mapping[i].at, .map_size = mapping[i].bytes };
-        r = copy_out(&info->slots[i], &s, sizeof s);
+        r = user_write((uintptr_t)&info->slots[i], &s, sizeof s);
     }
     info->slot_count = n;
-    return r ? r : copy_out(arg, info, sizeof *info);
+    return r ? r : user_write((uintptr_t)arg, info, sizeof *info);
 }
 
 static int map_slots(struct vitrine_vm *vm, void *arg, struct memflow_map_info *info)
@@ -206,7 +192,7 @@ static int map_vm(int fd, void *arg)
     struct memflow_map_info info;
     struct memflow_target t;
     struct vitrine_vm *vm;
-    int r = copy_in(&info, arg, sizeof info);
+    int r = user_read(&info, (uintptr_t)arg, sizeof info);
     if (!r)
         r = open_for(fd, info.slot_count, true, &t, &vm);
     if (r)

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Copies between us and addresses that the client handed in. They are the client's word: a wrong one must come back as EFAULT, as from a kernel, and not
- * as a fault of ours; so the kernel does the copy. Any thread, no lock. KVM_RUN does not come here.
- */
+/* See user.h. */
+#include "base/user.h"
+
+#include <errno.h>
 #include <sys/uio.h>
 #include <unistd.h>
-
-#include "front/kvm/front_priv.h"
 
 int user_read(void *to, uint64_t from, uint64_t bytes)
 {
