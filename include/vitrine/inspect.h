@@ -152,7 +152,7 @@ int vitrine_vm_vcpus(struct vitrine_vm *vm, struct vitrine_vcpu_info *out, unsig
 
 /* ENOENT: no such vCPU. */
 int vitrine_vcpu_get_regs(struct vitrine_vm *vm, uint32_t vcpu, struct vitrine_regs *out);
-/* EINVAL: a combination that no CPU has. tsc and apic_base are not written. */
+/* EINVAL: a combination that no CPU has. tsc and apic_base are not written; vitrine_vcpu_set_msrs does. */
 int vitrine_vcpu_set_regs(struct vitrine_vm *vm, uint32_t vcpu, const struct vitrine_regs *regs);
 /* By the page tables of this vCPU now; no accessed bit is set. 0 whatever the result; see out->result. */
 int vitrine_vcpu_translate(struct vitrine_vm *vm, uint32_t vcpu, uint64_t gva, struct vitrine_translation *out);
@@ -180,6 +180,51 @@ struct vitrine_mapping {
  */
 int vitrine_vm_map(struct vitrine_vm *vm, struct vitrine_mapping *out, unsigned n);
 void vitrine_vm_unmap(const struct vitrine_mapping *mapping, unsigned n);
+
+/* ---- one vCPU: standing still, single steps, the rest of its state ---- */
+
+/* As vitrine_vm_pause and vitrine_vm_resume. Of a VM that was paused as a whole, the other vCPUs stay paused. vitrine_vm_resume resumes all. */
+int vitrine_vcpu_pause(struct vitrine_vm *vm, uint32_t vcpu);
+int vitrine_vcpu_resume(struct vitrine_vm *vm, uint32_t vcpu);
+/* As vitrine_vm_hold and vitrine_vm_release. */
+int vitrine_vcpu_hold(struct vitrine_vm *vm, uint32_t vcpu);
+int vitrine_vcpu_release(struct vitrine_vm *vm, uint32_t vcpu);
+/*
+ * A vCPU that is paused, or held by this handle, executes n instructions, or pieces of repeated ones, and stands still again; other vCPUs stay as they are.
+ * Interrupts wait meanwhile, but if it is halted it waits for what wakes it, which is delivered first. How many were executed: fewer than n if timeout_ms (-1:
+ * none) is over. EINVAL: it does not stand still. EBUSY: another tool steps it, or has to answer first what it is about to do.
+ */
+int vitrine_vcpu_step(struct vitrine_vm *vm, uint32_t vcpu, unsigned n, int timeout_ms);
+
+struct vitrine_msr {
+    uint32_t index;
+    uint32_t error; /* 0; ENOENT there is none; EINVAL a value that it cannot have */
+    uint64_t value;
+};
+
+/* MSRs of any index, as the VMM sees them. Each is tried; error says how it went. 0, or -1 if none was. */
+int vitrine_vcpu_get_msrs(struct vitrine_vm *vm, uint32_t vcpu, struct vitrine_msr *msr, unsigned n);
+int vitrine_vcpu_set_msrs(struct vitrine_vm *vm, uint32_t vcpu, struct vitrine_msr *msr, unsigned n);
+
+/* The x87 and vector registers, in the standard format of XSAVE, each component where CPUID leaf 0xd of this machine has it (SDM vol. 1, "XSAVE Area"). */
+#define VITRINE_XSAVE_BYTES 4096
+struct vitrine_xsave {
+    uint8_t area[VITRINE_XSAVE_BYTES];
+};
+
+int vitrine_vcpu_get_xsave(struct vitrine_vm *vm, uint32_t vcpu, struct vitrine_xsave *out);
+/* EINVAL: a component that there is not, the compacted format, reserved bits. */
+int vitrine_vcpu_set_xsave(struct vitrine_vm *vm, uint32_t vcpu, const struct vitrine_xsave *in);
+
+/*
+ * Memory by the page tables of a vCPU now, any alignment and size, as vitrine_mem_read and vitrine_mem_write: permissions do not matter, and no accessed or
+ * dirty bits are set. Fewer bytes than asked if the mapping or memory ends; -1 and EFAULT: nothing is mapped at gva, or there is no memory where it is mapped
+ * to. *why (may be NULL) is the last page's translation.
+ */
+ssize_t vitrine_vcpu_mem_read(struct vitrine_vm *vm, uint32_t vcpu, uint64_t gva, void *to, size_t bytes, struct vitrine_translation *why);
+ssize_t vitrine_vcpu_mem_write(struct vitrine_vm *vm, uint32_t vcpu, uint64_t gva, const void *from, size_t bytes, struct vitrine_translation *why);
+
+/* ---- dumps ---- */
 
 enum vitrine_dump_format {
     VITRINE_DUMP_RAW, /* byte n of the file is guest-physical byte n */

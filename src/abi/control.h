@@ -35,6 +35,15 @@ enum control_call {
     CONTROL_EVENTS,      /* control_events: waits -> control_told, vitrine_event[]; ESRCH when all was told of a VM that has gone */
     CONTROL_ANSWER,      /* control_answer; ENOENT, ESTALE, EINVAL */
     CONTROL_SHARE,       /* control_vm -> control_piece[], and the fds of their files */
+    CONTROL_CPU_PAUSE,   /* control_vcpu */
+    CONTROL_CPU_RESUME,  /* control_vcpu */
+    CONTROL_CPU_HOLD,    /* control_vcpu */
+    CONTROL_CPU_RELEASE, /* control_vcpu; EINVAL not held by this connection */
+    CONTROL_STEP,        /* control_step -> control_stepped; EINVAL it does not stand still by the user or this connection, EBUSY */
+    CONTROL_GET_MSRS,    /* control_vcpu, vitrine_msr[] -> vitrine_msr[] */
+    CONTROL_SET_MSRS,    /* control_vcpu, vitrine_msr[] -> vitrine_msr[] */
+    CONTROL_GET_XSAVE,   /* control_vcpu -> vitrine_xsave */
+    CONTROL_SET_XSAVE,   /* control_vcpu, vitrine_xsave; EINVAL */
     CONTROL_CALLS
 };
 
@@ -57,6 +66,16 @@ struct control_vm {
 struct control_vcpu {
     uint32_t number, vcpu;
     uint64_t gva;
+};
+
+/* Answered when so many instructions were executed, or a short time is over. */
+struct control_step {
+    uint32_t number, vcpu;
+    uint32_t count, timeout_ms;
+};
+
+struct control_stepped {
+    uint32_t count;
 };
 
 struct control_memory {

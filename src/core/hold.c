@@ -5,8 +5,10 @@
  */
 #include "core/hold.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 /* One call under way; its maker's until it is done. */
 struct hold_request {
@@ -34,6 +36,11 @@ void hold_work_off(struct vcpu *v)
         r->call(v, r->arg);
         pthread_mutex_lock(&v->hold.mutex);
         r->is_done = true;
+        pthread_cond_broadcast(&v->hold.done);
+        pthread_mutex_unlock(&v->hold.mutex);
+    }
+    if (atomic_load(&v->hold.is_stepped)) {
+        pthread_mutex_lock(&v->hold.mutex);
         pthread_cond_broadcast(&v->hold.done);
         pthread_mutex_unlock(&v->hold.mutex);
     }
@@ -116,4 +123,43 @@ void hold_release_vm(struct vm *vm)
 {
     atomic_fetch_sub(&vm->n_holds, 1);
     each_vcpu(vm, wake);
+}
+
+/* ---- single steps ---- */
+
+static bool is_asked(const struct vcpu *v)
+{
+    return __atomic_load_n(&v->watch.waits_for, __ATOMIC_ACQUIRE);
+}
+
+static struct timespec time_after(unsigned ms)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    t.tv_sec += ms / 1000;
+    t.tv_nsec += ms % 1000 * 1000000l;
+    if (t.tv_nsec >= 1000000000l) {
+        t.tv_sec++;
+        t.tv_nsec -= 1000000000l;
+    }
+    return t;
+}
+
+int hold_step(struct vcpu *v, uint32_t n, unsigned timeout_ms)
+{
+    struct timespec end = time_after(timeout_ms);
+    if (is_asked(v) || atomic_exchange(&v->hold.is_stepped, true))
+        return -EBUSY;
+    if (n > HOLD_STEPS_MAX)
+        n = HOLD_STEPS_MAX;
+    atomic_store(&v->hold.steps, n);
+    vcpu_request(v, VREQ_HOLD);
+    pthread_mutex_lock(&v->hold.mutex);
+    while (hold_is_stepping(v) && pthread_cond_clockwait(&v->hold.done, &v->hold.mutex, CLOCK_MONOTONIC, &end) != ETIMEDOUT)
+        ;
+    pthread_mutex_unlock(&v->hold.mutex);
+    uint32_t left = atomic_exchange(&v->hold.steps, 0);
+    hold_call(v, stand_still, NULL);
+    atomic_store(&v->hold.is_stepped, false);
+    return (int)(n - left);
 }

@@ -27,10 +27,34 @@ void hold_release_vcpu(struct vcpu *v);
 void hold_vm(struct vm *vm);
 void hold_release_vm(struct vm *vm);
 
+#define HOLD_STEPS_MAX 1000000u
+/*
+ * A held vCPU executes up to n instructions, or pieces of repeated ones, all the same. Interrupts wait meanwhile, but one that ends a HLT is delivered. Returns
+ * how many were executed when all were or the time is over, and the vCPU stands still again; faults count. -EBUSY it is stepped already, or waits for a tool's
+ * answer. Threads as hold_call.
+ */
+int hold_step(struct vcpu *v, uint32_t n, unsigned timeout_ms);
+
+/* Engine: it executes what hold_step asks for. A question (core/watch.h) comes first. */
+static inline bool hold_is_stepping(const struct vcpu *v)
+{
+    return atomic_load(&v->hold.steps) && !__atomic_load_n(&v->watch.waits_for, __ATOMIC_ACQUIRE);
+}
+
 /* Engine, between two instructions and outside guest code: a held vCPU goes no further (vcpu_block). */
 static inline bool hold_is_held(const struct vcpu *v)
 {
-    return atomic_load(&v->hold.count) || atomic_load(&v->vm->n_holds);
+    return (atomic_load(&v->hold.count) || atomic_load(&v->vm->n_holds)) && !hold_is_stepping(v);
+}
+
+/* Engine: an instruction is over. */
+static inline void hold_stepped(struct vcpu *v)
+{
+    uint32_t steps = atomic_load(&v->hold.steps);
+    while (steps && !atomic_compare_exchange_weak(&v->hold.steps, &steps, steps - 1))
+        ;
+    if (steps == 1)
+        atomic_store(&v->exit_req, 1);
 }
 
 /* Holder of v->lock, so the engine in its run: calls what was asked for. */

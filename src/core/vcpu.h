@@ -181,10 +181,13 @@ struct vcpu {
         struct hold_request *first;
         _Atomic bool has_requests;
         _Atomic unsigned count;
-    } hold;                  /* core/hold.c */
-    _Atomic bool is_blocked; /* in vcpu_block: kick must also wake the futex */
-    _Atomic uint32_t wake;   /* futex word */
-    pthread_t thread;        /* of the running KVM_RUN, valid while is_running */
+        _Atomic uint32_t steps;  /* that may still be made though it is held */
+        _Atomic bool is_stepped; /* hold_step waits for them */
+        _Atomic bool is_paused;  /* one of the holds is the user's own, for anyone to end */
+    } hold;                      /* core/hold.c */
+    _Atomic bool is_blocked;     /* in vcpu_block: kick must also wake the futex */
+    _Atomic uint32_t wake;       /* futex word */
+    pthread_t thread;            /* of the running KVM_RUN, valid while is_running */
     _Atomic bool is_running;
 
     /* KVM_SET_SIGNAL_MASK and kvm_run.immediate_exit; written only while the vCPU does not run. */

@@ -58,3 +58,13 @@ int vcpu_xsave_set(struct vcpu *v, const uint8_t in[XSAVE_AREA_BYTES])
     memcpy(area + XS_BV, &bv, sizeof bv);
     return 0;
 }
+
+bool vcpu_can_have_xcr0(uint64_t value)
+{
+    if (!(value & XCR0_X87) || value & ~(host_facts()->xcr0 | XCR0_X87))
+        return false;
+    if ((value & XCR0_AVX) && !(value & XCR0_SSE))
+        return false;
+    uint64_t avx512 = value & XCR0_AVX512;
+    return !avx512 || (avx512 == XCR0_AVX512 && (value & XCR0_AVX));
+}

@@ -29,4 +29,7 @@ void vcpu_xsave_get(const struct vcpu *v, uint8_t out[XSAVE_AREA_BYTES]);
 /* -EINVAL: a component that there is not, the compacted format, reserved bits. The caller tells the engine by state_changed. */
 int vcpu_xsave_set(struct vcpu *v, const uint8_t in[XSAVE_AREA_BYTES]);
 
+/* Whether XSETBV would take it, and this machine has what it enables. */
+bool vcpu_can_have_xcr0(uint64_t value);
+
 #endif

@@ -110,8 +110,7 @@ ssize_t inspect_call_fds(struct vitrine_vm *c, enum control_call call, const voi
     return call_parts(c, &head, part, reply, reply_max, fd, n_fds);
 }
 
-/* A call whose reply has exactly this size. */
-static int call_exact(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_bytes)
+int inspect_call_exact(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_bytes)
 {
     ssize_t n = inspect_call(c, call, request, bytes, NULL, 0, reply, reply_bytes);
     if (n < 0)
@@ -122,14 +121,14 @@ static int call_exact(struct vitrine_vm *c, enum control_call call, const void *
 static int call_vm(struct vitrine_vm *c, enum control_call call)
 {
     struct control_vm in = { .number = c->number };
-    return call_exact(c, call, &in, sizeof in, NULL, 0);
+    return inspect_call_exact(c, call, &in, sizeof in, NULL, 0);
 }
 
 int vitrine_vm_info(struct vitrine_vm *vm, struct vitrine_vm_info *out)
 {
     struct control_vm in = { .number = vm->number };
     struct vitrine_vm_info info;
-    if (call_exact(vm, CONTROL_INFO, &in, sizeof in, &info, sizeof info))
+    if (inspect_call_exact(vm, CONTROL_INFO, &in, sizeof in, &info, sizeof info))
         return -1;
     *out = info;
     return 0;
@@ -178,7 +177,7 @@ int vitrine_vcpu_get_regs(struct vitrine_vm *vm, uint32_t vcpu, struct vitrine_r
 {
     struct control_vcpu in = { .number = vm->number, .vcpu = vcpu };
     struct vitrine_regs regs;
-    if (call_exact(vm, CONTROL_GET_REGS, &in, sizeof in, &regs, sizeof regs))
+    if (inspect_call_exact(vm, CONTROL_GET_REGS, &in, sizeof in, &regs, sizeof regs))
         return -1;
     *out = regs;
     return 0;
@@ -194,7 +193,7 @@ int vitrine_vcpu_translate(struct vitrine_vm *vm, uint32_t vcpu, uint64_t gva, s
 {
     struct control_vcpu in = { .number = vm->number, .vcpu = vcpu, .gva = gva };
     struct vitrine_translation t;
-    if (call_exact(vm, CONTROL_TRANSLATE, &in, sizeof in, &t, sizeof t))
+    if (inspect_call_exact(vm, CONTROL_TRANSLATE, &in, sizeof in, &t, sizeof t))
         return -1;
     *out = t;
     return 0;

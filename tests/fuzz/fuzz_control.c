@@ -30,7 +30,19 @@ static uint32_t usual_bytes(unsigned call)
         return sizeof(struct control_vcpu) + sizeof(struct vitrine_regs);
     case CONTROL_GET_REGS:
     case CONTROL_TRANSLATE:
+    case CONTROL_CPU_PAUSE:
+    case CONTROL_CPU_RESUME:
+    case CONTROL_CPU_HOLD:
+    case CONTROL_CPU_RELEASE:
+    case CONTROL_GET_XSAVE:
         return sizeof(struct control_vcpu);
+    case CONTROL_STEP:
+        return sizeof(struct control_step);
+    case CONTROL_GET_MSRS:
+    case CONTROL_SET_MSRS:
+        return sizeof(struct control_vcpu) + 2 * sizeof(struct vitrine_msr);
+    case CONTROL_SET_XSAVE:
+        return sizeof(struct control_vcpu) + sizeof(struct vitrine_xsave);
     case CONTROL_SUBSCRIBE:
         return SUBSCRIBE_BYTES;
     case CONTROL_UNSUBSCRIBE:
@@ -85,6 +97,8 @@ static void request(struct control_session *session, uint64_t *s, uint8_t *end, 
         if (head.call != CONTROL_READ)
             memcpy(in + 4, &vcpu, 4);
     }
+    if (head.call == CONTROL_STEP && head.bytes == sizeof(struct control_step))
+        ((struct control_step *)(void *)in)->timeout_ms = batches_choose(s, 3);
     control_handle(session, &head, in, &reply, out);
     if (reply.bytes > CONTROL_PAYLOAD_MAX || (reply.error && reply.bytes) || reply.call != head.call || reply.sequence != head.sequence ||
         reply.error >= 4096) {

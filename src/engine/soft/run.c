@@ -218,11 +218,15 @@ static enum step step_one(struct soft_vcpu *sv, const struct exec_entry *known)
         s = exec_insn(sv, known, &is_soft_int);
     else if (s == STEP_EXIT)
         return s;
-    if (s == STEP_FAULT)
-        return event_fault(sv);
     if (s == STEP_EXIT)
         return s;
-    return after_insn(sv, s, flags, is_soft_int);
+    if (s == STEP_FAULT)
+        s = event_fault(sv);
+    else
+        s = after_insn(sv, s, flags, is_soft_int);
+    if (sv->v.exit.kind != EXIT_WATCH)
+        hold_stepped(&sv->v);
+    return s;
 }
 
 /* Runs blocks until something else is needed. */
@@ -287,15 +291,15 @@ static int run_loop(struct soft_vcpu *sv)
     atomic_store(&v->exit_req, 1); /* look at everything once */
     for (;;) {
         enum step s;
-        bool is_held = hold_is_held(v);
+        bool is_held = hold_is_held(v), is_stepping = hold_is_stepping(v) && atomic_load(&v->mp_state) == MP_RUNNABLE;
         if (has_replay(v) && !is_held) {
             s = step_one(sv, NULL);
         } else if (is_held || atomic_load(&v->exit_req)) {
             fp_put(sv);
             guest_mode_leave(sv);
-            s = is_held ? event_hold(sv) : event_requests(sv);
+            s = is_held || is_stepping ? event_hold(sv) : event_requests(sv);
             guest_mode_enter(sv);
-        } else if (sv->is_stepping || v->cpu.interrupt_shadow || watch_is_on(sv, WATCH_STEP)) {
+        } else if (sv->is_stepping || is_stepping || v->cpu.interrupt_shadow || watch_is_on(sv, WATCH_STEP)) {
             s = step_one(sv, NULL);
         } else {
             s = run_block(sv);

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of control calls, the one way through it, and the calls about memory and about standing still. See control.h.
+ * The table of control calls, the one way through it, and the calls about memory. See control.h.
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "core/hold.h"
 #include "core/vm.h"
 #include "front/control/control_priv.h"
 #include "introspect/memory.h"
@@ -44,56 +43,6 @@ static int control_write(struct control_arg *a)
     return 0;
 }
 
-/* ---- standing still ---- */
-
-static int control_pause(struct control_arg *a)
-{
-    if (!atomic_exchange(&a->vm->is_paused, true))
-        hold_vm(a->vm);
-    return 0;
-}
-
-static int control_resume(struct control_arg *a)
-{
-    if (atomic_exchange(&a->vm->is_paused, false))
-        hold_release_vm(a->vm);
-    return 0;
-}
-
-static struct control_hold *hold_find(struct control_session *s, const struct vm *vm)
-{
-    struct control_hold *h = s->holds;
-    while (h && h->vm != vm)
-        h = h->next;
-    return h;
-}
-
-static int control_hold_call(struct control_arg *a)
-{
-    struct control_hold *h = hold_find(a->session, a->vm);
-    if (!h) {
-        h = calloc(1, sizeof *h);
-        if (!h)
-            return -ENOMEM;
-        vm_get(a->vm);
-        *h = (struct control_hold){ .next = a->session->holds, .vm = a->vm };
-        a->session->holds = h;
-    }
-    h->count++;
-    hold_vm(a->vm);
-    return 0;
-}
-
-static int control_release(struct control_arg *a)
-{
-    struct control_hold *h = hold_find(a->session, a->vm);
-    if (!h || !h->count)
-        return -EINVAL;
-    h->count--;
-    hold_release_vm(a->vm);
-    return 0;
-}
-
 /* ---- the table ---- */
 
 enum control_about { ABOUT_NOTHING, ABOUT_NUMBER, ABOUT_VM, ABOUT_VCPU };
@@ -124,12 +73,22 @@ static const struct control_entry {
     [CONTROL_EVENTS]    = { ABOUT_NUMBER,  sizeof(struct control_events),                              false, control_events_call },
     [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer),                              false, control_answer_call },
     [CONTROL_SHARE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_share },
+    [CONTROL_CPU_PAUSE]   = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_pause_vcpu },
+    [CONTROL_CPU_RESUME]  = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_resume_vcpu },
+    [CONTROL_CPU_HOLD]    = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_hold_call },
+    [CONTROL_CPU_RELEASE] = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_release },
+    [CONTROL_STEP]         = { ABOUT_VCPU, sizeof(struct control_step),                                false, control_step_call },
+    [CONTROL_GET_MSRS]     = { ABOUT_VCPU, sizeof(struct control_vcpu),                                true,  control_get_msrs },
+    [CONTROL_SET_MSRS]     = { ABOUT_VCPU, sizeof(struct control_vcpu),                                true,  control_set_msrs },
+    [CONTROL_GET_XSAVE]    = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_get_xsave },
+    [CONTROL_SET_XSAVE]    = { ABOUT_VCPU, sizeof(struct control_vcpu) + sizeof(struct vitrine_xsave), false, control_set_xsave },
 };
 /* clang-format on */
 _Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_events, number) == 0 &&
                    offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 &&
-                   offsetof(struct control_memory, number) == 0,
-               "requests about a VM begin with its number");
+                   offsetof(struct control_memory, number) == 0 && offsetof(struct control_step, number) == 0 &&
+                   offsetof(struct control_step, vcpu) == offsetof(struct control_vcpu, vcpu),
+               "requests about a VM begin with its number, those about a vCPU go on with its");
 
 static struct vcpu *find_vcpu(struct vm *vm, uint32_t id)
 {
@@ -194,12 +153,6 @@ void control_session_destroy(struct control_session *s)
 {
     control_ears_close(s);
     control_close_fds(s);
-    for (struct control_hold *h = s->holds, *next; h; h = next) {
-        next = h->next;
-        for (; h->count; h->count--)
-            hold_release_vm(h->vm);
-        vm_put(h->vm);
-        free(h);
-    }
+    control_holds_end(s);
     free(s);
 }

@@ -13,10 +13,11 @@
 struct vcpu;
 struct vm;
 
-/* A VM that a connection holds, so often; with a reference. */
+/* A VM, or one vCPU of it, that a connection holds, so often; with a reference. */
 struct control_hold {
     struct control_hold *next;
     struct vm *vm;
+    struct vcpu *vcpu; /* NULL: all */
     unsigned count;
 };
 
@@ -62,6 +63,22 @@ int control_translate(struct control_arg *a);
 /* share.c */
 int control_share(struct control_arg *a);
 int control_slots(struct control_arg *a);
+
+/* state.c */
+int control_get_msrs(struct control_arg *a);
+int control_set_msrs(struct control_arg *a);
+int control_get_xsave(struct control_arg *a);
+int control_set_xsave(struct control_arg *a);
+
+/* still.c */
+int control_pause(struct control_arg *a);
+int control_resume(struct control_arg *a);
+int control_pause_vcpu(struct control_arg *a);
+int control_resume_vcpu(struct control_arg *a);
+int control_hold_call(struct control_arg *a);
+int control_release(struct control_arg *a);
+int control_step_call(struct control_arg *a);
+void control_holds_end(struct control_session *s);
 
 /* vms.c */
 int control_next_vm(struct control_arg *a);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/hold.h"
+#include "core/xsave.h"
 #include "front/control/control_priv.h"
 #include "introspect/walk.h"
 
@@ -95,6 +96,7 @@ static void control_registers_set(struct vcpu *v, const struct vitrine_regs *in)
     c->cr3 = in->cr3;
     c->cr4 = in->cr4;
     c->efer = in->efer & EFER_KNOWN;
+    c->xcr0 = in->xcr0;
     vcpu_cr8_set(v, in->cr8 & 15);
     memcpy(c->dr, in->dr, sizeof c->dr);
     c->dr6 = (in->dr6 & 0xffffffff) | DR6_FIXED_1;
@@ -144,7 +146,7 @@ static void regs_set(struct vcpu *v, void *arg)
     struct regs_change *change = arg;
     const struct vitrine_regs *in = change->regs;
     bool is_cs_long = in->segment[VITRINE_CS].attributes >> 13 & 1;
-    change->result = vcpu_can_be(v, in->cr0, in->cr3, in->cr4, in->efer, is_cs_long) && in->xcr0 == v->cpu.xcr0 ? msrs_set(v, in) : -EINVAL;
+    change->result = vcpu_can_be(v, in->cr0, in->cr3, in->cr4, in->efer, is_cs_long) && vcpu_can_have_xcr0(in->xcr0) ? msrs_set(v, in) : -EINVAL;
     if (change->result)
         return;
     if (in->rip != v->cpu.rip)

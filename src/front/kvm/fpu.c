@@ -84,16 +84,6 @@ int kvm_fpu_get_xcrs(struct kvm_vcpu *c, struct kvm_arg *a)
     return 0;
 }
 
-static bool xcr0_valid(uint64_t value)
-{
-    if (!(value & XCR0_X87) || value & ~(host_facts()->xcr0 | XCR0_X87))
-        return false;
-    if ((value & XCR0_AVX) && !(value & XCR0_SSE))
-        return false;
-    uint64_t avx512 = value & XCR0_AVX512;
-    return !avx512 || (avx512 == XCR0_AVX512 && (value & XCR0_AVX));
-}
-
 int kvm_fpu_set_xcrs(struct kvm_vcpu *c, struct kvm_arg *a)
 {
     const struct kvm_xcrs *x = a->data;
@@ -102,7 +92,7 @@ int kvm_fpu_set_xcrs(struct kvm_vcpu *c, struct kvm_arg *a)
     for (unsigned i = 0; i < x->nr_xcrs; i++) {
         if (x->xcrs[i].xcr)
             continue; /* there is only XCR0; Linux passes over others */
-        if (!xcr0_valid(x->xcrs[i].value))
+        if (!vcpu_can_have_xcr0(x->xcrs[i].value))
             return -EINVAL;
         c->v->cpu.xcr0 = x->xcrs[i].value;
         kvm_state_changed(c);
