@@ -70,7 +70,9 @@ static bool wants(const struct subscription *s, const struct vcpu *v, const stru
         return false;
     if ((f->cpls && !(f->cpls >> vcpu_cpl(v) & 1)) || (e->value & f->value_mask) != f->value)
         return false;
-    return e->kind != WATCH_ACCESS || is_in_ranges(&s->ranges, e);
+    if (e->kind == WATCH_ACCESS && !is_in_ranges(&s->ranges, e))
+        return false;
+    return !f->is_wanted || f->is_wanted(f->context, v, e);
 }
 
 static void wake(const struct look_listener *l)

@@ -13,6 +13,7 @@
 #include "core/watch.h"
 
 struct look_listener;
+struct vcpu;
 struct vm;
 
 #define LOOK_LISTENERS_MAX 64 /* of a VM */
@@ -29,6 +30,9 @@ struct look_filter {
     uint32_t first_index, last_index; /* of watch_event.index */
     uint64_t value_mask, value;       /* watch_event.value & value_mask must be value */
     uint64_t count;                   /* it ends after so many; 0: it does not */
+    /* Or NULL. Asked after all of the above, on the vCPU's thread with vm.watch.lock held: it may not sleep or call back here. */
+    bool (*is_wanted)(void *context, const struct vcpu *v, const struct watch_event *e);
+    void *context;
 };
 
 /* Part of guest memory, for WATCH_ACCESS. */
