@@ -64,6 +64,10 @@ enum kvmi_id {
     KVMI_GET_VCPU_INFO = 6,
     KVMI_PAUSE_VCPU = 7,
     KVMI_CONTROL_VM_EVENTS = 8,
+    KVMI_CONTROL_EVENTS = 9,
+    KVMI_CONTROL_CR = 10,
+    KVMI_CONTROL_MSR = 11,
+    KVMI_CONTROL_VE = 12,
     KVMI_GET_REGISTERS = 13,
     KVMI_SET_REGISTERS = 14,
     KVMI_GET_CPUID = 15,
@@ -71,16 +75,35 @@ enum kvmi_id {
     KVMI_READ_PHYSICAL = 17,
     KVMI_WRITE_PHYSICAL = 18,
     KVMI_INJECT_EXCEPTION = 19,
+    KVMI_GET_PAGE_ACCESS = 20,
+    KVMI_SET_PAGE_ACCESS = 21,
+    KVMI_GET_MAP_TOKEN = 22,
     KVMI_GET_MTRR_TYPE = 23,
+    KVMI_CONTROL_SPP = 24,
+    KVMI_GET_PAGE_WRITE_BITMAP = 25,
+    KVMI_SET_PAGE_WRITE_BITMAP = 26,
     KVMI_CONTROL_CMD_RESPONSE = 27,
+    KVMI_SET_VE_INFO_PAGE = 28,
     KVMI_GET_MAX_GFN = 29,
-    KVMI_GET_NEXT_AVAILABLE_GFN = 31,
+    KVMI_SET_EPT_PAGE_CONV = 30,
+    KVMI_GET_NEXT_AVAILABLE_GFN = 31, /* until October 2023 GET_EPT_PAGE_CONV, with a request of KVMI_PAGE_CONV_BYTES */
+    KVMI_SWITCH_EPT_VIEW = 32,
+    KVMI_DISABLE_VE = 33,
+    KVMI_GET_EPT_VIEW = 34,
     KVMI_VCPU_TRANSLATE_GVA = 35,
+    KVMI_CONTROL_EPT_VIEW = 36,
     KVMI_VCPU_GET_XCR = 37,
     KVMI_VCPU_SET_XSAVE = 38,
     KVMI_QUERY_PHYSICAL = 39,
+    KVMI_VCPU_ALLOC_GFN = 41,
+    KVMI_VCPU_FREE_GFN = 42,
+    KVMI_CREATE_EPT_VIEW = 43,
+    KVMI_DESTROY_EPT_VIEW = 44,
+    KVMI_VCPU_CHANGE_GFN = 60,
+    KVMI_VCPU_CONTROL_SINGLESTEP = 63,
     KVMI_IDS
 };
+#define KVMI_PAGE_CONV_BYTES 16
 
 /* ---- requests and replies, without the heads above ---- */
 
@@ -117,6 +140,13 @@ struct kvmi_control_events {
     uint8_t enable;
     uint8_t zero1;
     uint32_t zero2;
+};
+
+struct kvmi_control_register { /* CONTROL_CR, CONTROL_MSR */
+    uint8_t enable;
+    uint8_t zero1;
+    uint16_t zero2;
+    uint32_t index;
 };
 
 struct kvmi_get_registers { /* uint32_t index[n_msrs] follow */
@@ -165,7 +195,7 @@ struct kvmi_number { /* a gpa, gva, gfn or value, either way */
     uint64_t value;
 };
 
-struct kvmi_byte { /* GET_MTRR_TYPE's reply, VCPU_GET_XCR's request */
+struct kvmi_byte { /* GET_MTRR_TYPE's reply, VCPU_GET_XCR's and VCPU_CONTROL_SINGLESTEP's request, SINGLESTEP's part of its event */
     uint8_t value;
     uint8_t zeros[7];
 };
@@ -187,7 +217,22 @@ _Static_assert(sizeof(struct kvmi_version) == 16 && sizeof(struct kvmi_guest_inf
 
 /* ---- events ---- */
 
-enum kvmi_event_id { KVMI_EVENT_UNHOOK = 0, KVMI_EVENT_CREATE_VCPU = 9, KVMI_EVENT_PAUSE_VCPU = 10, KVMI_EVENTS = 14 };
+enum kvmi_event_id {
+    KVMI_EVENT_UNHOOK = 0,
+    KVMI_EVENT_CR = 1,
+    KVMI_EVENT_MSR = 2,
+    KVMI_EVENT_XSETBV = 3,
+    KVMI_EVENT_BREAKPOINT = 4,
+    KVMI_EVENT_HYPERCALL = 5,
+    KVMI_EVENT_PF = 6,
+    KVMI_EVENT_TRAP = 7,
+    KVMI_EVENT_DESCRIPTOR = 8,
+    KVMI_EVENT_CREATE_VCPU = 9,
+    KVMI_EVENT_PAUSE_VCPU = 10,
+    KVMI_EVENT_SINGLESTEP = 11,
+    KVMI_EVENT_CPUID = 13,
+    KVMI_EVENTS
+};
 enum kvmi_action { KVMI_CONTINUE = 0, KVMI_RETRY = 1, KVMI_CRASH = 2 };
 
 struct kvmi_event {
@@ -207,6 +252,50 @@ _Static_assert(sizeof(struct kvmi_event) == 544 && offsetof(struct kvmi_event, m
                    offsetof(struct kvmi_event, sregs) == 160 && offsetof(struct kvmi_event, sysenter_cs) == 472,
                "event");
 
+/* What follows, by event. */
+struct kvmi_event_cr {
+    uint16_t cr;
+    uint16_t zeros[3];
+    uint64_t old_value, new_value;
+};
+
+struct kvmi_event_msr {
+    uint32_t msr, zero;
+    uint64_t old_value, new_value;
+};
+
+struct kvmi_event_breakpoint {
+    uint64_t gpa;
+    uint8_t insn_bytes;
+    uint8_t zeros[7];
+};
+
+struct kvmi_event_trap {
+    uint8_t vector;
+    uint8_t zero1;
+    uint16_t zero2;
+    uint32_t error_code;
+    uint64_t cr2;
+};
+
+struct kvmi_event_descriptor {
+    uint8_t descriptor; /* 1 IDTR, 2 GDTR, 3 LDTR, 4 TR */
+    uint8_t is_write;   /* of the register */
+    uint8_t zeros[6];
+};
+
+struct kvmi_event_cpuid {
+    uint32_t function, index;
+    uint8_t insn_bytes;
+    uint8_t zeros[3];
+    uint32_t zero;
+};
+
+_Static_assert(sizeof(struct kvmi_event_cr) == 24 && sizeof(struct kvmi_event_msr) == 24 && sizeof(struct kvmi_event_breakpoint) == 16 &&
+                   sizeof(struct kvmi_event_trap) == 16 && sizeof(struct kvmi_event_descriptor) == 8 && sizeof(struct kvmi_event_cpuid) == 16,
+               "events");
+
+/* Of CR and MSR: the new value, 8 bytes, follows. */
 struct kvmi_event_reply {
     uint8_t action, event;
     uint16_t zero1;

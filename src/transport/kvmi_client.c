@@ -103,10 +103,11 @@ static const char *greet(int fd, const struct endpoint *to, const struct kvmi_he
     return NULL;
 }
 
-static bool has_input(int fd, int wait_ms)
+/* A message. Waits until one is there, or events_fd (or -1) has something, or that long. */
+static bool has_input(int fd, int events_fd, int wait_ms)
 {
-    struct pollfd p = { .fd = fd, .events = POLLIN };
-    return poll(&p, 1, wait_ms) > 0;
+    struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = events_fd, .events = POLLIN } };
+    return poll(p, 2, wait_ms) > 0 && p[0].revents;
 }
 
 /* False: the connection ends. Events come when the tool has no command under way. */
@@ -123,10 +124,10 @@ static void serve(int fd, struct kvmi_session *session, void *in, void *out)
 {
     struct kvmi_head head;
     for (;;) {
-        if (!has_input(fd, 0)) {
+        if (!has_input(fd, -1, 0)) {
             if (!send_events(fd, session, out))
                 return;
-            if (!has_input(fd, LOOK_MS))
+            if (!has_input(fd, kvmi_session_fd(session), LOOK_MS))
                 continue;
         }
         if (!stream_receive(fd, &head, sizeof head) || !stream_receive(fd, in, head.bytes))
@@ -139,7 +140,7 @@ static void serve(int fd, struct kvmi_session *session, void *in, void *out)
 
 static void attend(int fd, uint32_t vm_number)
 {
-    struct kvmi_session *session = kvmi_session_create(vm_number);
+    struct kvmi_session *session = kvmi_session_create(vm_number, &kvmi_dialect_libkvmi);
     uint8_t *buffers = malloc(UINT16_MAX + 1 + KVMI_OUT_BYTES);
     if (session && buffers)
         serve(fd, session, buffers, buffers + UINT16_MAX + 1);

@@ -37,7 +37,7 @@ static void begin_session(void)
 {
     if (session)
         kvmi_session_destroy(session);
-    session = kvmi_session_create(1);
+    session = kvmi_session_create(1, &kvmi_dialect_libkvmi);
 }
 
 static void fail(const struct kvmi_head *head, const char *what)
@@ -60,7 +60,7 @@ static void check_reply(const struct kvmi_head *head, ssize_t n)
         fail(head, "not its reply");
     if (error.error > 0 || error.error < -KVMI_ENOSYS || (error.error && reply.bytes != sizeof error))
         fail(head, "a wrong error");
-    const struct kvmi_command *c = kvmi_command_at(head->id);
+    const struct kvmi_command *c = kvmi_command_at(&kvmi_dialect_libkvmi, head->id);
     if (!error.error && (!c || (reply.bytes > sizeof error) != c->has_data))
         fail(head, "data where there is none, or none");
 }
@@ -77,7 +77,7 @@ static void random_message(void)
 {
     struct kvmi_head head = { .id = (uint16_t)(batches_choose(&seed, 16) ? batches_choose(&seed, KVMI_IDS) : batches_random(&seed)),
                               .sequence = (uint32_t)batches_random(&seed) };
-    const struct kvmi_command *c = kvmi_command_at(head.id);
+    const struct kvmi_command *c = kvmi_command_at(&kvmi_dialect_libkvmi, head.id);
     uint32_t bytes = c ? c->bytes + (c->is_vcpu ? 8u : 0u) : batches_choose(&seed, 64);
     if (batches_choose(&seed, 4) == 0)
         bytes += batches_choose(&seed, 5000);
@@ -112,8 +112,8 @@ static void answer_event(void)
         return;
     memcpy(&head, out, sizeof head);
     memcpy(&event, out + sizeof head, sizeof event);
-    if (n != (ssize_t)(sizeof head + sizeof event) || head.id != KVMI_EVENT || event.bytes != sizeof event || event.event != KVMI_EVENT_PAUSE_VCPU ||
-        event.vcpu)
+    if (n != (ssize_t)sizeof head + head.bytes || head.id != KVMI_EVENT || event.bytes != sizeof event || event.vcpu ||
+        !kvmi_event_name(&kvmi_dialect_libkvmi, event.event) || event.event == KVMI_EVENT_UNHOOK)
         fail(&head, "a wrong event");
     answer.reply.event = event.event;
     answer.reply.action = batches_choose(&seed, 8) ? KVMI_CONTINUE : (uint8_t)batches_choose(&seed, 4);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The table of KVMI commands, the one way through it, and the commands about the protocol itself. See kvmi.h.
+ * The one way through a dialect's table of commands, those that are about the protocol itself, and sessions. See kvmi.h.
  *
  * A request may be shorter or longer than its struct (tools are older or newer than we are): it is copied into the session and filled up with zeros. What has
  * an answer in the protocol is answered, however wrong it is; the connection ends only where no answer would be understood: see kvmi_handle.
@@ -15,100 +15,47 @@
 
 #define READY_AFTER_NS 2000000000ull
 
-/* ---- the protocol itself ---- */
+/* ---- the dialect ---- */
 
-static int kvmi_get_version(struct kvmi_arg *a)
+const struct kvmi_command *kvmi_command_at(const struct kvmi_dialect *d, unsigned id)
 {
-    *(struct kvmi_version *)a->out = (struct kvmi_version){ .version = KVMI_VERSION };
-    a->out_bytes = sizeof(struct kvmi_version);
-    return 0;
+    return id < d->n_commands && d->command[id].name ? &d->command[id] : NULL;
 }
 
-static int kvmi_check_command(struct kvmi_arg *a)
+const char *kvmi_event_name(const struct kvmi_dialect *d, unsigned event)
 {
-    return kvmi_command_at(((const struct kvmi_check *)a->in)->id) ? 0 : -ENOENT;
+    return event < d->n_events ? d->event[event] : NULL;
 }
 
-static int kvmi_check_event(struct kvmi_arg *a)
+bool kvmi_is_refused(const struct kvmi_command *c)
 {
-    return kvmi_event_name(((const struct kvmi_check *)a->in)->id) ? 0 : -ENOENT;
+    return c->handle == kvmi_refuse;
 }
 
-static int kvmi_get_guest_info(struct kvmi_arg *a)
+int kvmi_refuse(struct kvmi_arg *a)
+{
+    (void)a;
+    return -EOPNOTSUPP;
+}
+
+int kvmi_check_command(struct kvmi_arg *a)
+{
+    const struct kvmi_command *c = kvmi_command_at(a->session->dialect, ((const struct kvmi_check *)a->in)->id);
+    if (!c)
+        return -ENOENT;
+    return kvmi_is_refused(c) ? -EOPNOTSUPP : 0;
+}
+
+int kvmi_check_event(struct kvmi_arg *a)
+{
+    return kvmi_event_name(a->session->dialect, ((const struct kvmi_check *)a->in)->id) ? 0 : -ENOENT;
+}
+
+int kvmi_get_guest_info(struct kvmi_arg *a)
 {
     *(struct kvmi_guest_info *)a->out = (struct kvmi_guest_info){ .n_vcpus = a->session->n_cpus };
     a->out_bytes = sizeof(struct kvmi_guest_info);
     return 0;
-}
-
-static int kvmi_control_vm_events(struct kvmi_arg *a)
-{
-    const struct kvmi_control_events *in = a->in;
-    if (in->enable > 1 || (in->event != KVMI_EVENT_UNHOOK && in->event != KVMI_EVENT_CREATE_VCPU))
-        return -EINVAL;
-    if (in->event == KVMI_EVENT_CREATE_VCPU)
-        return -EOPNOTSUPP;
-    a->session->wants_unhook = in->enable;
-    return 0;
-}
-
-static int kvmi_control_cmd_response(struct kvmi_arg *a)
-{
-    const struct kvmi_cmd_response *in = a->in;
-    if (in->enable > 1 || in->now > 1)
-        return -EINVAL;
-    a->session->is_silent_next = !in->enable;
-    if (in->now)
-        a->session->is_silent = !in->enable;
-    return 0;
-}
-
-/* ---- the table ---- */
-
-#define CPU true
-#define ALL false
-#define DATA true
-#define ERROR false
-
-/* clang-format off */
-static const struct kvmi_command commands[KVMI_IDS] = {
-    /* Not a command, but tools may ask for it: see kvmi_take_event_reply. */
-    [KVMI_EVENT_REPLY]            = { "EVENT_REPLY",            CPU, ERROR, sizeof(struct kvmi_event_reply),    0xfc, NULL },
-    [KVMI_GET_VERSION]            = { "GET_VERSION",            ALL, DATA,  0,                                  0,    kvmi_get_version },
-    [KVMI_CHECK_COMMAND]          = { "CHECK_COMMAND",          ALL, ERROR, sizeof(struct kvmi_check),          0xfc, kvmi_check_command },
-    [KVMI_CHECK_EVENT]            = { "CHECK_EVENT",            ALL, ERROR, sizeof(struct kvmi_check),          0xfc, kvmi_check_event },
-    [KVMI_GET_GUEST_INFO]         = { "GET_GUEST_INFO",         ALL, DATA,  0,                                  0,    kvmi_get_guest_info },
-    [KVMI_GET_VCPU_INFO]          = { "GET_VCPU_INFO",          CPU, DATA,  0,                                  0,    kvmi_get_vcpu_info },
-    [KVMI_PAUSE_VCPU]             = { "PAUSE_VCPU",             CPU, ERROR, sizeof(struct kvmi_pause),          0xfe, kvmi_pause_vcpu },
-    [KVMI_CONTROL_VM_EVENTS]      = { "CONTROL_VM_EVENTS",      ALL, ERROR, sizeof(struct kvmi_control_events), 0xf8, kvmi_control_vm_events },
-    [KVMI_GET_REGISTERS]          = { "GET_REGISTERS",          CPU, DATA,  sizeof(struct kvmi_get_registers),  0xfc, kvmi_get_registers },
-    [KVMI_SET_REGISTERS]          = { "SET_REGISTERS",          CPU, ERROR, sizeof(struct kvm_regs),            0,    kvmi_set_registers },
-    [KVMI_GET_CPUID]              = { "GET_CPUID",              CPU, DATA,  sizeof(struct kvmi_get_cpuid),      0,    kvmi_get_cpuid },
-    [KVMI_GET_XSAVE]              = { "GET_XSAVE",              CPU, DATA,  0,                                  0,    kvmi_get_xsave },
-    [KVMI_READ_PHYSICAL]          = { "READ_PHYSICAL",          ALL, DATA,  sizeof(struct kvmi_physical),       0,    kvmi_read_physical },
-    [KVMI_WRITE_PHYSICAL]         = { "WRITE_PHYSICAL",         ALL, ERROR, sizeof(struct kvmi_physical),       0,    kvmi_write_physical },
-    [KVMI_INJECT_EXCEPTION]       = { "INJECT_EXCEPTION",       CPU, ERROR, sizeof(struct kvmi_exception),      0x0e, kvmi_inject_exception },
-    [KVMI_GET_MTRR_TYPE]          = { "GET_MTRR_TYPE",          CPU, DATA,  sizeof(struct kvmi_number),         0,    kvmi_get_mtrr_type },
-    [KVMI_CONTROL_CMD_RESPONSE]   = { "CONTROL_CMD_RESPONSE",   ALL, ERROR, sizeof(struct kvmi_cmd_response),   0xfc, kvmi_control_cmd_response },
-    [KVMI_GET_MAX_GFN]            = { "GET_MAX_GFN",            ALL, DATA,  0,                                  0,    kvmi_get_max_gfn },
-    [KVMI_GET_NEXT_AVAILABLE_GFN] = { "GET_NEXT_AVAILABLE_GFN", ALL, DATA,  0,                                  0,    kvmi_get_next_available_gfn },
-    [KVMI_VCPU_TRANSLATE_GVA]     = { "VCPU_TRANSLATE_GVA",     CPU, DATA,  sizeof(struct kvmi_number),         0,    kvmi_translate },
-    [KVMI_VCPU_GET_XCR]           = { "VCPU_GET_XCR",           CPU, DATA,  sizeof(struct kvmi_byte),           0xfe, kvmi_get_xcr },
-    [KVMI_VCPU_SET_XSAVE]         = { "VCPU_SET_XSAVE",         CPU, ERROR, XSAVE_AREA_BYTES,                   0,    kvmi_set_xsave },
-    [KVMI_QUERY_PHYSICAL]         = { "QUERY_PHYSICAL",         ALL, DATA,  sizeof(struct kvmi_number),         0,    kvmi_query_physical },
-};
-/* clang-format on */
-
-static const char *const events[KVMI_EVENTS] = { [KVMI_EVENT_UNHOOK] = "UNHOOK", [KVMI_EVENT_PAUSE_VCPU] = "PAUSE_VCPU" };
-
-const struct kvmi_command *kvmi_command_at(unsigned id)
-{
-    return id < KVMI_IDS && commands[id].name ? &commands[id] : NULL;
-}
-
-const char *kvmi_event_name(unsigned event)
-{
-    return event < KVMI_EVENTS ? events[event] : NULL;
 }
 
 /* ---- the way through it ---- */
@@ -122,7 +69,7 @@ static bool has_cpu(const struct kvmi_session *s, uint32_t id)
 }
 
 /* Numbers once given stay. */
-static void notice_cpus(struct kvmi_session *s, struct vm *vm)
+void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && s->n_cpus < VM_VCPUS_MAX; i++)
         if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i))
@@ -177,7 +124,7 @@ static ssize_t event_reply(struct kvmi_session *s, struct vm *vm, const struct k
 
 static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload, uint8_t *out)
 {
-    const struct kvmi_command *c = kvmi_command_at(head->id);
+    const struct kvmi_command *c = kvmi_command_at(s->dialect, head->id);
     struct kvmi_arg a = { .session = s, .vm = vm, .out = out + sizeof *head + sizeof(struct kvmi_error) };
     int r = -KVMI_ENOSYS;
     if (s->is_silent && (!c || c->has_data)) {
@@ -203,11 +150,11 @@ ssize_t kvmi_handle(struct kvmi_session *s, const struct kvmi_head *head, const 
     struct vm *vm = vm_find_exactly(s->vm_number);
     if (!vm)
         return -ESRCH;
-    notice_cpus(s, vm);
-    ssize_t n = -EPROTO; /* for KVMI_EVENT: an answer to that would look like an event of ours */
-    if (head->id == KVMI_EVENT_REPLY)
+    kvmi_notice_cpus(s, vm);
+    ssize_t n = -EPROTO; /* for an event: an answer to that would look like an event of ours */
+    if (head->id == s->dialect->id_event_reply)
         n = event_reply(s, vm, head, payload);
-    else if (head->id != KVMI_EVENT)
+    else if (head->id != s->dialect->id_ours)
         n = command(s, vm, head, payload, out);
     vm_put(vm);
     return n;
@@ -253,17 +200,21 @@ bool kvmi_find_vm(struct kvmi_vm *out)
     return true;
 }
 
-struct kvmi_session *kvmi_session_create(uint32_t vm_number)
+struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_dialect *d)
 {
     struct kvmi_session *s = calloc(1, sizeof *s);
-    if (s)
-        s->vm_number = vm_number;
+    if (!s)
+        return NULL;
+    s->dialect = d;
+    s->vm_number = vm_number;
     return s;
 }
 
 void kvmi_session_destroy(struct kvmi_session *s)
 {
     struct vm *vm = vm_find_exactly(s->vm_number);
+    if (s->listener)
+        look_listener_destroy(s->listener);
     if (vm) {
         kvmi_pauses_end(s, vm);
         vm_put(vm);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The KVMI front: messages of src/abi/kvmi.h from one tool about one VM. A table of commands; what they do is core's and introspect's. Transport brings and
- * takes the bytes. A session is one connection, used by one thread; the vCPUs that it holds go on when it ends. It keeps no VM alive.
+ * The KVMI front: messages of src/abi/kvmi.h from one tool about one VM. A dialect is tables and an encoding of events; what its commands do is core's and
+ * introspect's, and what a session holds is the same in all. Transport brings and takes the bytes. A session is one connection, used by one thread; all that it
+ * changed about the VM is undone when it ends. It keeps no VM alive.
  */
 #ifndef VITRINE_FRONT_KVMI_KVMI_H
 #define VITRINE_FRONT_KVMI_KVMI_H
@@ -13,6 +14,8 @@
 
 struct kvmi_arg;
 struct kvmi_session;
+struct kvmi_told;
+struct kvmi_verdict;
 
 struct kvmi_vm {
     uint32_t number;
@@ -20,11 +23,38 @@ struct kvmi_vm {
     struct kvmi_hello hello;
 };
 
+struct kvmi_command {
+    const char *name;
+    bool is_vcpu, has_data; /* struct kvmi_vcpu precedes its request; its reply is more than an error */
+    uint16_t bytes;         /* of the request; what a shorter one lacks is zero, what a longer one has behind is for the handler or for nobody */
+    uint16_t must_be_zero;  /* one bit for each of the request's first 16 bytes */
+    int (*handle)(struct kvmi_arg *a);
+};
+
+struct kvmi_dialect {
+    const char *name;
+    unsigned n_commands, n_events;
+    const struct kvmi_command *command; /* by message id; without a name: there is none */
+    const char *const *event;           /* names by event id; NULL: it is never sent */
+    uint16_t id_event_reply;            /* of the tool's messages that are no commands */
+    uint16_t id_ours;                   /* of messages that only we send */
+    /* The payload of an event's message, up to KVMI_MESSAGE_MAX bytes: its size. *id: the message's. */
+    uint32_t (*encode_event)(const struct kvmi_told *t, uint16_t *id, void *out);
+    /* The answer to an event of that vCPU. False: none that it has. */
+    bool (*decode_reply)(enum kvmi_event_id event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out);
+};
+extern const struct kvmi_dialect kvmi_dialect_libkvmi;
+
+const struct kvmi_command *kvmi_command_at(const struct kvmi_dialect *d, unsigned id); /* NULL: there is none */
+const char *kvmi_event_name(const struct kvmi_dialect *d, unsigned event);             /* NULL: it is never sent */
+/* The command is known, and always answered with -EOPNOTSUPP. */
+bool kvmi_is_refused(const struct kvmi_command *c);
+
 /* The oldest VM of the process; false: there is none. */
 bool kvmi_find_vm(struct kvmi_vm *out);
 
 /* NULL: no memory. */
-struct kvmi_session *kvmi_session_create(uint32_t vm_number);
+struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_dialect *d);
 void kvmi_session_destroy(struct kvmi_session *s);
 
 #define KVMI_OUT_BYTES (sizeof(struct kvmi_head) + KVMI_MESSAGE_MAX)
@@ -35,18 +65,9 @@ void kvmi_session_destroy(struct kvmi_session *s);
  */
 ssize_t kvmi_handle(struct kvmi_session *s, const struct kvmi_head *head, const void *payload, void *out);
 
+/* Readable when there may be an event to send; -1: only messages make some. It may change with every message. The session's. */
+int kvmi_session_fd(const struct kvmi_session *s);
 /* While no message is there: the next event to send, as kvmi_handle; 0 if there is none now. -ESRCH: the VM has gone. */
 ssize_t kvmi_next_event(struct kvmi_session *s, void *out);
-
-/* For the page about what is served. */
-struct kvmi_command {
-    const char *name;
-    bool is_vcpu, has_data; /* struct kvmi_vcpu precedes its request; its reply is more than an error */
-    uint16_t bytes;         /* of the request; what a shorter one lacks is zero, what a longer one has behind is for the handler or for nobody */
-    uint16_t must_be_zero;  /* one bit for each of the request's first 16 bytes */
-    int (*handle)(struct kvmi_arg *a);
-};
-const struct kvmi_command *kvmi_command_at(unsigned id); /* NULL: there is none */
-const char *kvmi_event_name(unsigned event);             /* NULL: it is never sent */
 
 #endif

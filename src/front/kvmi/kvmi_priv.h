@@ -1,34 +1,97 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the KVMI front's files share.
+ * What the KVMI front's files share: what a session holds (kvmi.c, events.c, vcpu.c, memory.c), in no dialect's layout, and what a dialect's table points to.
+ * Requests of kvmi_get_registers and its like are laid out as in src/abi/kvmi.h; the dialects that share a layout share the function.
  */
 #ifndef VITRINE_FRONT_KVMI_KVMI_PRIV_H
 #define VITRINE_FRONT_KVMI_KVMI_PRIV_H
 
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "front/kvmi/kvmi.h"
+#include "introspect/listen.h"
 
 #define KVMI_DATA_MAX (KVMI_MESSAGE_MAX - sizeof(struct kvmi_error))
 #define KVMI_PAUSES_MAX 255u
+#define KVMI_MSRS_OF_RANGE 0x2000u
+
+/* ---- events, in no dialect's words ---- */
+
+/* How a vCPU stood before the event. */
+struct kvmi_state {
+    uint8_t mode; /* bytes of an address */
+    uint16_t view;
+    struct kvm_regs regs;
+    struct kvm_sregs sregs;
+    uint64_t sysenter_cs, sysenter_esp, sysenter_eip, efer, star, lstar, cstar, pat, kernel_gs_base;
+};
+
+struct kvmi_told {
+    enum kvmi_event_id event;
+    unsigned vcpu;
+    struct kvmi_state state;
+    uint32_t index;            /* control register, extended one, MSR, vector, leaf, WATCH_GDTR and its like */
+    uint32_t access;           /* WATCH_*; of a table: read is a store by the guest, write a load */
+    uint64_t old_value, value; /* of a register; of an exception: error code and address; of CPUID: value is the subleaf */
+    gva_t gva;                 /* ~0: not known */
+    gpa_t gpa;
+    uint8_t insn_bytes;
+    bool is_failed; /* the step became an interrupt's */
+};
+
+struct kvmi_verdict {
+    enum kvmi_action action;
+    bool has_value; /* for the register, else what the guest wanted */
+    uint64_t value;
+    bool is_step, is_rep_complete; /* of a page access */
+    uint64_t data_address;         /* and what the instruction reads there; data points into the message */
+    uint32_t data_bytes;
+    const uint8_t *data;
+};
+
+/* ---- what a session holds ---- */
+
+/* What the tool wants of a vCPU, by its id. The vCPU's thread reads it. */
+struct kvmi_wants {
+    _Atomic uint32_t events; /* 1 << enum kvmi_event_id */
+    _Atomic uint32_t control_registers;
+    _Atomic uint32_t n_msrs;
+    _Atomic uint32_t msr[2][KVMI_MSRS_OF_RANGE / 32]; /* from 0, from 0xc0000000 */
+    _Atomic bool is_stepped;
+    _Atomic bool is_injected; /* the next delivery is the tool's exception, or what comes in its place */
+    bool is_injecting;        /* that is to be told; the session's thread */
+    bool is_step_fresh;       /* the instruction that stepping begins with was not met yet; as the next, vm.watch.lock */
+    bool is_step_interrupted; /* the last step was not made */
+};
 
 /* A vCPU of the session. KVMI numbers vCPUs from 0 without gaps: in the order of their ids, later ones behind. */
 struct kvmi_cpu {
     uint16_t id;
-    uint16_t n_pauses;       /* each of them a hold and an event */
-    bool is_told;            /* the event of one of them was sent and not answered */
-    uint32_t event_sequence; /* of that one */
+    uint16_t n_pauses;  /* each of them a hold and an event */
+    bool has_question;  /* asked is open */
+    bool is_told;       /* told_event was sent and not answered */
+    bool has_exception; /* the tool injected one since */
+    enum kvmi_event_id told_event;
+    uint32_t sequence; /* of that one */
+    uint64_t old_value, value;
+    struct watch_record asked;
 };
 
 struct kvmi_session {
+    const struct kvmi_dialect *dialect;
     uint32_t vm_number;
     unsigned n_cpus;
-    struct kvmi_cpu cpu[VM_VCPUS_MAX];
     uint32_t next_sequence;
     bool is_silent, is_silent_next; /* this command, and those from the next on, are not answered */
     bool wants_unhook;
+    struct look_listener *listener; /* NULL: no event was asked for yet */
+    uint32_t kinds;                 /* what it is subscribed to, as number */
+    unsigned subscription;
+    struct kvmi_cpu cpu[VM_VCPUS_MAX];
+    struct kvmi_wants wants[VM_VCPU_IDS];
     _Alignas(8) uint8_t in[KVMI_MESSAGE_MAX]; /* the request behind its head, filled up with zeros */
 };
 
@@ -44,7 +107,15 @@ struct kvmi_arg {
     uint32_t out_bytes;
 };
 
-/* vcpu.c, those of a vCPU; fill is for a vCPU that stands still. */
+/* ---- handlers that dialects share ---- */
+
+/* kvmi.c */
+int kvmi_refuse(struct kvmi_arg *a);
+int kvmi_check_command(struct kvmi_arg *a);
+int kvmi_check_event(struct kvmi_arg *a);
+int kvmi_get_guest_info(struct kvmi_arg *a);
+
+/* vcpu.c */
 int kvmi_get_vcpu_info(struct kvmi_arg *a);
 int kvmi_get_registers(struct kvmi_arg *a);
 int kvmi_set_registers(struct kvmi_arg *a);
@@ -55,7 +126,6 @@ int kvmi_inject_exception(struct kvmi_arg *a);
 int kvmi_get_mtrr_type(struct kvmi_arg *a);
 int kvmi_translate(struct kvmi_arg *a);
 int kvmi_get_xcr(struct kvmi_arg *a);
-void kvmi_event_fill(struct vcpu *v, struct kvmi_event *out);
 
 /* memory.c */
 int kvmi_read_physical(struct kvmi_arg *a);
@@ -64,13 +134,29 @@ int kvmi_get_max_gfn(struct kvmi_arg *a);
 int kvmi_get_next_available_gfn(struct kvmi_arg *a);
 int kvmi_query_physical(struct kvmi_arg *a);
 
-/* pause.c */
-int kvmi_pause_vcpu(struct kvmi_arg *a);
+/* ---- behaviour ---- */
+
+/* vcpu.c; fill is for a vCPU that stands still. */
+void kvmi_state_fill(struct vcpu *v, struct kvmi_state *out);
+
+/* control.c: what the tool wants to be told. 0, or an error of the protocol. Events in effect when they return. */
+int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable);
+int kvmi_control_vm_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable);
+int kvmi_control_register(struct kvmi_arg *a, uint32_t cr, bool enable);
+int kvmi_control_msr(struct kvmi_arg *a, uint32_t msr, bool enable);
+int kvmi_control_step(struct kvmi_arg *a, bool enable);
+/* Before and after an exception of the tool's is on its way: TRAP tells what really came, if it is wanted. */
+int kvmi_begin_injection(struct kvmi_arg *a);
+void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu);
+
+/* events.c */
+int kvmi_pause(struct kvmi_arg *a);
 /* False: it answers nothing that was asked. */
 bool kvmi_take_event_reply(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload);
 void kvmi_pauses_end(struct kvmi_session *s, struct vm *vm);
 
 /* kvmi.c */
+void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm);
 struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu);
 
 #endif

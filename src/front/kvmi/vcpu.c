@@ -75,7 +75,7 @@ static uint8_t mode_of(const struct cpu_state *c)
     return c->seg[SEG_CS].db ? 4 : 2;
 }
 
-void kvmi_event_fill(struct vcpu *v, struct kvmi_event *out)
+void kvmi_state_fill(struct vcpu *v, struct kvmi_state *out)
 {
     const struct cpu_state *c = &v->cpu;
     out->mode = mode_of(c);
@@ -132,9 +132,12 @@ int kvmi_get_registers(struct kvmi_arg *a)
 
 static void registers_take(struct vcpu *v, void *arg)
 {
-    const struct kvm_regs *in = ((struct on_vcpu *)arg)->a->in;
+    const struct kvmi_arg *a = ((struct on_vcpu *)arg)->a;
+    const struct kvm_regs *in = a->in;
+    bool is_injected = a->cpu->has_exception && v->ev.exception.pending;
     if (in->rip != v->cpu.rip)
         vcpu_leave_instruction(v);
+    v->ev.exception.pending |= is_injected;
     for (unsigned i = 0; i < sizeof regs_order; i++)
         memcpy(&v->cpu.gpr[regs_order[i]], (const uint64_t *)in + i, sizeof(uint64_t));
     v->cpu.rip = in->rip;
@@ -251,6 +254,7 @@ static void exception_inject(struct vcpu *v, void *arg)
 {
     struct on_vcpu *on = arg;
     const struct kvmi_exception *in = on->a->in;
+    struct kvmi_wants *wants = &on->a->session->wants[v->id];
     if (v->ev.exception.pending) {
         on->result = -EBUSY;
         return;
@@ -260,10 +264,17 @@ static void exception_inject(struct vcpu *v, void *arg)
     v->ev.exception.code = in->error_code;
     v->ev.exception.has_payload = in->vector == VEC_PF;
     v->ev.exception.payload = in->address;
+    atomic_store(&wants->is_injected, wants->is_injecting);
+    on->a->cpu->has_exception = true;
 }
 
 int kvmi_inject_exception(struct kvmi_arg *a)
 {
     const struct kvmi_exception *in = a->in;
-    return in->vector > 31 || in->vector == VEC_NMI ? -EINVAL : call_on(a, exception_inject);
+    if (in->vector > 31 || in->vector == VEC_NMI)
+        return -EINVAL;
+    int r = kvmi_begin_injection(a);
+    if (!r && (r = call_on(a, exception_inject)))
+        kvmi_end_injection(a->session, a->vm, a->cpu);
+    return r;
 }

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a KVMI tool wants to be told, per vCPU, and the one subscription (introspect/listen.h) that follows from it. kvmi_is_wanted runs on the vCPU's thread,
+ * so what is not wanted wakes nobody. The session's thread changes wants; order does not matter to the vCPU, since a command is answered after its change.
+ */
+#include "front/kvmi/kvmi_priv.h"
+
+#define HYPERCALL_XEN_HVM_OP 34
+#define HYPERCALL_GUEST_REQUEST 24
+
+#define BIT(event) (1u << KVMI_EVENT_##event)
+#define CONTROLLED (BIT(CR) | BIT(MSR) | BIT(XSETBV) | BIT(BREAKPOINT) | BIT(HYPERCALL) | BIT(TRAP) | BIT(DESCRIPTOR) | BIT(SINGLESTEP) | BIT(CPUID))
+
+/* ---- on the vCPU's thread ---- */
+
+static bool is_call_of_agent(const struct vcpu *v, const struct watch_event *e)
+{
+    const uint64_t *gpr = v->cpu.gpr;
+    if (e->index != HYPERCALL_XEN_HVM_OP)
+        return false;
+    if ((v->cpu.efer & EFER_LMA) && v->cpu.seg[SEG_CS].l)
+        return gpr[GPR_RDI] == HYPERCALL_GUEST_REQUEST && !gpr[GPR_RSI];
+    return (uint32_t)gpr[GPR_RBX] == HYPERCALL_GUEST_REQUEST && !(uint32_t)gpr[GPR_RCX];
+}
+
+/* Bit 63 of MOV to CR3 says how the TLB is to be flushed. */
+static bool is_change(const struct watch_event *e)
+{
+    return e->index == 3 ? (e->value ^ e->old_value) << 1 : e->value != e->old_value;
+}
+
+static _Atomic uint32_t *msr_word(struct kvmi_wants *w, uint32_t msr)
+{
+    if (msr < KVMI_MSRS_OF_RANGE)
+        return &w->msr[0][msr / 32];
+    msr -= 0xc0000000u;
+    return msr < KVMI_MSRS_OF_RANGE ? &w->msr[1][msr / 32] : NULL;
+}
+
+/* The one that stands where stepping began has not been stepped; an interrupt that comes first takes its place. */
+static bool is_step_over(struct kvmi_wants *w)
+{
+    bool is_over = !w->is_step_fresh;
+    w->is_step_fresh = false;
+    return is_over;
+}
+
+/* Told of the step that it begins with, and not executed since. */
+static bool is_step_begun(const struct watch_vcpu *watch, uint64_t rip)
+{
+    for (unsigned i = 0; i < watch->n_grants; i++)
+        if (watch->grant[i].event.kind == WATCH_STEP && watch->grant[i].rip == rip)
+            return true;
+    return false;
+}
+
+static bool is_delivery_wanted(struct kvmi_wants *w, const struct vcpu *v, uint32_t kind)
+{
+    if (atomic_load(&w->is_stepped) && kind == WATCH_INTERRUPT) {
+        w->is_step_interrupted = w->is_step_fresh || is_step_begun(&v->watch, v->cpu.rip);
+        w->is_step_fresh = false;
+    }
+    return atomic_exchange(&w->is_injected, false);
+}
+
+static bool is_wanted(void *session, const struct vcpu *v, const struct watch_event *e)
+{
+    struct kvmi_wants *w = &((struct kvmi_session *)session)->wants[v->id];
+    uint32_t events = atomic_load(&w->events);
+    const _Atomic uint32_t *word;
+    switch (e->kind) {
+    case WATCH_CR:
+        return (events & BIT(CR)) && (atomic_load(&w->control_registers) >> e->index & 1) && is_change(e);
+    case WATCH_MSR_WRITE:
+        return (events & BIT(MSR)) && (word = msr_word(w, e->index)) && (atomic_load(word) >> e->index % 32 & 1);
+    case WATCH_XSETBV:
+        return events & BIT(XSETBV);
+    case WATCH_INT3:
+        return events & BIT(BREAKPOINT);
+    case WATCH_HYPERCALL:
+        return (events & BIT(HYPERCALL)) && is_call_of_agent(v, e);
+    case WATCH_TABLE:
+        return events & BIT(DESCRIPTOR);
+    case WATCH_CPUID:
+        return events & BIT(CPUID);
+    case WATCH_STEP:
+        return atomic_load(&w->is_stepped) && is_step_over(w) && (events & BIT(SINGLESTEP));
+    case WATCH_EXCEPTION:
+    case WATCH_INTERRUPT:
+        return is_delivery_wanted(w, v, e->kind);
+    default:
+        return false;
+    }
+}
+
+/* ---- the subscription ---- */
+
+static uint32_t kinds_of(const struct kvmi_wants *w)
+{
+    static const struct {
+        uint32_t event, kind;
+    } plain[] = { { BIT(XSETBV), WATCH_XSETBV },
+                  { BIT(BREAKPOINT), WATCH_INT3 },
+                  { BIT(HYPERCALL), WATCH_HYPERCALL },
+                  { BIT(DESCRIPTOR), WATCH_TABLE },
+                  { BIT(CPUID), WATCH_CPUID } };
+    uint32_t events = atomic_load(&w->events), kinds = 0;
+    for (unsigned i = 0; i < sizeof plain / sizeof *plain; i++)
+        kinds |= events & plain[i].event ? plain[i].kind : 0;
+    if ((events & BIT(CR)) && atomic_load(&w->control_registers))
+        kinds |= WATCH_CR;
+    if ((events & BIT(MSR)) && atomic_load(&w->n_msrs))
+        kinds |= WATCH_MSR_WRITE;
+    if ((events & BIT(SINGLESTEP)) && atomic_load(&w->is_stepped))
+        kinds |= WATCH_STEP | WATCH_INTERRUPT;
+    if (w->is_injecting)
+        kinds |= WATCH_EXCEPTION | WATCH_INTERRUPT;
+    return kinds;
+}
+
+static int subscribe(struct kvmi_session *s, struct vm *vm, uint32_t kinds)
+{
+    const struct look_filter f = { .kinds = kinds, .is_asking = true, .last_index = UINT32_MAX, .is_wanted = is_wanted, .context = s };
+    int r = s->listener ? 0 : look_listener_create(vm, &s->listener);
+    if (!r)
+        r = look_subscribe(s->listener, &f, NULL, 0);
+    return r == -EMFILE || r == -ENOSPC ? -ENOMEM : r;
+}
+
+/* The new one first: nothing is missed between the two. */
+static int follow(struct kvmi_session *s, struct vm *vm)
+{
+    uint32_t kinds = 0;
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        kinds |= kinds_of(&s->wants[s->cpu[i].id]);
+    if (kinds == s->kinds)
+        return 0;
+    int number = kinds ? subscribe(s, vm, kinds) : 0;
+    if (number < 0)
+        return number;
+    if (s->kinds)
+        look_unsubscribe(s->listener, s->subscription);
+    s->kinds = kinds;
+    s->subscription = (unsigned)number;
+    return 0;
+}
+
+static struct kvmi_wants *wants_of(const struct kvmi_arg *a)
+{
+    return &a->session->wants[a->cpu->id];
+}
+
+/* ---- what the tool says ---- */
+
+int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable)
+{
+    struct kvmi_wants *w = wants_of(a);
+    if (event >= KVMI_EVENTS || !(CONTROLLED >> event & 1))
+        return -EINVAL;
+    uint32_t before = enable ? atomic_fetch_or(&w->events, 1u << event) : atomic_fetch_and(&w->events, ~(1u << event));
+    int r = follow(a->session, a->vm);
+    if (r)
+        atomic_store(&w->events, before);
+    return r;
+}
+
+int kvmi_control_vm_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable)
+{
+    if (event != KVMI_EVENT_UNHOOK && event != KVMI_EVENT_CREATE_VCPU)
+        return -EINVAL;
+    if (event == KVMI_EVENT_CREATE_VCPU)
+        return -EOPNOTSUPP;
+    a->session->wants_unhook = enable;
+    return 0;
+}
+
+int kvmi_control_register(struct kvmi_arg *a, uint32_t cr, bool enable)
+{
+    struct kvmi_wants *w = wants_of(a);
+    if (cr != 0 && cr != 3 && cr != 4)
+        return -EINVAL;
+    uint32_t before = enable ? atomic_fetch_or(&w->control_registers, 1u << cr) : atomic_fetch_and(&w->control_registers, ~(1u << cr));
+    int r = follow(a->session, a->vm);
+    if (r)
+        atomic_store(&w->control_registers, before);
+    return r;
+}
+
+static void msr_set(struct kvmi_wants *w, _Atomic uint32_t *word, uint32_t bit, bool enable)
+{
+    uint32_t before = enable ? atomic_fetch_or(word, bit) : atomic_fetch_and(word, ~bit);
+    if (enable && !(before & bit))
+        atomic_fetch_add(&w->n_msrs, 1);
+    if (!enable && (before & bit))
+        atomic_fetch_sub(&w->n_msrs, 1);
+}
+
+int kvmi_control_msr(struct kvmi_arg *a, uint32_t msr, bool enable)
+{
+    struct kvmi_wants *w = wants_of(a);
+    _Atomic uint32_t *word = msr_word(w, msr);
+    if (!word)
+        return -EINVAL;
+    bool was_enabled = atomic_load(word) >> msr % 32 & 1;
+    msr_set(w, word, 1u << msr % 32, enable);
+    int r = follow(a->session, a->vm);
+    if (r)
+        msr_set(w, word, 1u << msr % 32, was_enabled);
+    return r;
+}
+
+int kvmi_control_step(struct kvmi_arg *a, bool enable)
+{
+    struct kvmi_wants *w = wants_of(a);
+    if (atomic_load(&w->is_stepped) == enable)
+        return 0;
+    if (enable) {
+        pthread_mutex_lock(&a->vm->watch.lock);
+        w->is_step_fresh = true;
+        w->is_step_interrupted = false;
+        pthread_mutex_unlock(&a->vm->watch.lock);
+    }
+    atomic_store(&w->is_stepped, enable);
+    int r = follow(a->session, a->vm);
+    if (r)
+        atomic_store(&w->is_stepped, !enable);
+    return r;
+}
+
+int kvmi_begin_injection(struct kvmi_arg *a)
+{
+    struct kvmi_wants *w = wants_of(a);
+    w->is_injecting = atomic_load(&w->events) & BIT(TRAP);
+    int r = follow(a->session, a->vm);
+    if (r)
+        w->is_injecting = false;
+    return r;
+}
+
+void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu)
+{
+    struct kvmi_wants *w = &s->wants[cpu->id];
+    w->is_injecting = false;
+    atomic_store(&w->is_injected, false);
+    follow(s, vm);
+}

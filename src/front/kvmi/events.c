@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Events to the tool and its answers. An event is a question (introspect/listen.h), by which the vCPU is held before the instruction, or a pause: the vCPU
+ * stands still from PAUSE_VCPU on (core/hold.h), so the command's reply is the barrier that tools wait for. A vCPU has one event at the tool at a time;
+ * commands about it are answered meanwhile. A pause is told last, when the vCPU has no question and the tool no more commands under way.
+ */
+#include <string.h>
+
+#include "core/hold.h"
+#include "front/kvmi/kvmi_priv.h"
+#include "introspect/memory.h"
+#include "introspect/walk.h"
+#include "x86/insn.h"
+
+#define RECORDS_AT_ONCE 16
+#define CR3_NOFLUSH (1ull << 63)
+
+int kvmi_pause(struct kvmi_arg *a)
+{
+    if (a->cpu->n_pauses == KVMI_PAUSES_MAX)
+        return -EBUSY;
+    a->cpu->n_pauses++;
+    hold_vcpu(a->vcpu);
+    return 0;
+}
+
+/* ---- what happened ---- */
+
+static enum kvmi_event_id event_of(const struct watch_event *e)
+{
+    switch (e->kind) {
+    case WATCH_CR:
+        return KVMI_EVENT_CR;
+    case WATCH_MSR_WRITE:
+        return KVMI_EVENT_MSR;
+    case WATCH_XSETBV:
+        return KVMI_EVENT_XSETBV;
+    case WATCH_INT3:
+        return KVMI_EVENT_BREAKPOINT;
+    case WATCH_HYPERCALL:
+        return KVMI_EVENT_HYPERCALL;
+    case WATCH_TABLE:
+        return KVMI_EVENT_DESCRIPTOR;
+    case WATCH_CPUID:
+        return KVMI_EVENT_CPUID;
+    case WATCH_STEP:
+        return KVMI_EVENT_SINGLESTEP;
+    default:
+        return KVMI_EVENT_TRAP;
+    }
+}
+
+/* On the vCPU that stands still. */
+struct description {
+    struct kvmi_session *session;
+    struct kvmi_told *told;
+    struct look_paging paging;
+};
+
+static void describe(struct vcpu *v, void *arg)
+{
+    struct description *d = arg;
+    kvmi_state_fill(v, &d->told->state);
+    look_paging_of(v, &d->paging);
+    d->told->gva = v->cpu.seg[SEG_CS].base * (d->told->state.mode != 8) + v->cpu.rip;
+    if (d->told->event == KVMI_EVENT_MSR && vcpu_msr_read(v, d->told->index, &d->told->old_value, true))
+        d->told->old_value = 0;
+    d->told->is_failed = d->told->event == KVMI_EVENT_SINGLESTEP && d->session->wants[v->id].is_step_interrupted;
+    d->session->wants[v->id].is_step_interrupted = false;
+}
+
+/* A page that cannot be read ends the instruction. */
+static uint8_t insn_bytes_at(struct vm *vm, const struct look_paging *paging, gva_t gva, unsigned mode)
+{
+    uint8_t bytes[15];
+    unsigned n = 0;
+    struct look_walk w;
+    struct insn insn;
+    for (; n < sizeof bytes; n++) {
+        look_walk(vm, paging, gva + n, &w);
+        if (w.result != WALK_OK || look_memory_read(vm, w.gpa, &bytes[n], 1) != 1)
+            break;
+    }
+    return insn_decode(&insn, bytes, n, mode * 8) ? 0 : insn.len;
+}
+
+/* Where it is, and how long the instruction. */
+static void locate(struct vm *vm, const struct look_paging *paging, struct kvmi_told *t)
+{
+    struct look_walk w;
+    if (t->event != KVMI_EVENT_BREAKPOINT && t->event != KVMI_EVENT_CPUID)
+        return;
+    look_walk(vm, paging, t->gva, &w);
+    t->gpa = w.result == WALK_OK ? w.gpa : ~0ull;
+    t->insn_bytes = insn_bytes_at(vm, paging, t->gva, t->state.mode);
+}
+
+static void tell_question(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, struct kvmi_told *t)
+{
+    const struct watch_event *e = &cpu->asked.event;
+    struct description d = { .session = s, .told = t };
+    t->event = event_of(e);
+    t->index = e->index;
+    t->access = e->access;
+    t->old_value = e->old_value;
+    t->value = e->kind == WATCH_CR && e->index == 3 ? e->value & ~CR3_NOFLUSH : e->value;
+    hold_call(kvmi_vcpu_of(vm, cpu), describe, &d);
+    locate(vm, &d.paging, t);
+    cpu->old_value = t->old_value;
+    cpu->value = t->value;
+    if (t->event == KVMI_EVENT_TRAP)
+        kvmi_end_injection(s, vm, cpu);
+}
+
+static void tell_pause(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, struct kvmi_told *t)
+{
+    struct description d = { .session = s, .told = t };
+    t->event = KVMI_EVENT_PAUSE_VCPU;
+    hold_call(kvmi_vcpu_of(vm, cpu), describe, &d);
+}
+
+static ssize_t send_event(struct kvmi_session *s, const struct kvmi_told *t, void *out)
+{
+    struct kvmi_head head = { .sequence = s->next_sequence++ };
+    head.bytes = (uint16_t)s->dialect->encode_event(t, &head.id, (char *)out + sizeof head);
+    memcpy(out, &head, sizeof head);
+    return (ssize_t)sizeof head + head.bytes;
+}
+
+/* ---- which is next ---- */
+
+static void take_questions(struct kvmi_session *s)
+{
+    struct watch_record record[RECORDS_AT_ONCE];
+    uint64_t dropped;
+    unsigned n;
+    if (!s->listener)
+        return;
+    do {
+        n = look_listener_next(s->listener, record, RECORDS_AT_ONCE, &dropped);
+        for (unsigned i = 0; i < n; i++)
+            for (unsigned k = 0; k < s->n_cpus; k++)
+                if (s->cpu[k].id == record[i].vcpu && record[i].question) {
+                    s->cpu[k].asked = record[i];
+                    s->cpu[k].has_question = true;
+                }
+    } while (n == RECORDS_AT_ONCE);
+}
+
+static struct kvmi_cpu *next_cpu(struct kvmi_session *s)
+{
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        if (s->cpu[i].has_question && !s->cpu[i].is_told)
+            return &s->cpu[i];
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        if (s->cpu[i].n_pauses && !s->cpu[i].is_told)
+            return &s->cpu[i];
+    return NULL;
+}
+
+/* The VM is no more: said once, if it was asked for. */
+static ssize_t unhook_event(struct kvmi_session *s, void *out)
+{
+    const struct kvmi_told t = { .event = KVMI_EVENT_UNHOOK };
+    if (!s->wants_unhook)
+        return -ESRCH;
+    s->wants_unhook = false;
+    return send_event(s, &t, out);
+}
+
+static void answer_question(struct kvmi_session *s, struct kvmi_cpu *cpu, enum watch_answer answer, uint64_t value)
+{
+    cpu->has_question = false;
+    look_answer(s->listener, cpu->id, cpu->asked.question, answer, value);
+}
+
+/* An MSR is not asked for its old value where the CPU writes it. */
+static bool is_nothing_new(const struct kvmi_told *t)
+{
+    return t->event == KVMI_EVENT_MSR && t->old_value == t->value;
+}
+
+ssize_t kvmi_next_event(struct kvmi_session *s, void *out)
+{
+    struct vm *vm = vm_find_exactly(s->vm_number);
+    struct kvmi_cpu *cpu;
+    ssize_t n = 0;
+    if (!vm)
+        return unhook_event(s, out);
+    kvmi_notice_cpus(s, vm);
+    take_questions(s);
+    while (!n && (cpu = next_cpu(s))) {
+        struct kvmi_told t = { .vcpu = (unsigned)(cpu - s->cpu) };
+        if (cpu->has_question)
+            tell_question(s, vm, cpu, &t);
+        else
+            tell_pause(s, vm, cpu, &t);
+        if (is_nothing_new(&t)) {
+            answer_question(s, cpu, WATCH_CONTINUE, 0);
+            continue;
+        }
+        cpu->is_told = true;
+        cpu->told_event = t.event;
+        cpu->sequence = s->next_sequence;
+        n = send_event(s, &t, out);
+    }
+    vm_put(vm);
+    return n;
+}
+
+/* ---- the tool's answer ---- */
+
+static void return_zero(struct vcpu *v, void *arg)
+{
+    (void)arg;
+    v->cpu.gpr[GPR_RAX] = 0;
+    v->vm->engine->state_changed(v);
+}
+
+/* The value that was there means no change at all; a register may have been written since for reasons of its own. */
+static void answer_value(struct kvmi_session *s, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
+{
+    if (!verdict->has_value || verdict->value == cpu->value)
+        answer_question(s, cpu, WATCH_CONTINUE, 0);
+    else if (verdict->value == cpu->old_value)
+        answer_question(s, cpu, WATCH_DENY, 0);
+    else
+        answer_question(s, cpu, WATCH_CHANGE, verdict->value);
+}
+
+static void let_go(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
+{
+    struct vcpu *v = kvmi_vcpu_of(vm, cpu);
+    cpu->is_told = cpu->has_exception = false;
+    if (verdict->action == KVMI_CRASH) /* its client sees a shutdown */
+        vcpu_request(v, VREQ_TRIPLE_FAULT);
+    if (!cpu->has_question) {
+        cpu->n_pauses--;
+        hold_release_vcpu(v);
+    } else if (verdict->action == KVMI_CONTINUE && (cpu->told_event == KVMI_EVENT_CR || cpu->told_event == KVMI_EVENT_MSR)) {
+        answer_value(s, cpu, verdict);
+    } else if (verdict->action == KVMI_CONTINUE && cpu->told_event == KVMI_EVENT_HYPERCALL) {
+        hold_call(v, return_zero, NULL);
+        answer_question(s, cpu, WATCH_DENY, 0);
+    } else {
+        answer_question(s, cpu, verdict->action == KVMI_RETRY ? WATCH_RETRY : WATCH_CONTINUE, 0);
+    }
+}
+
+/* CONTINUE and CRASH answer all events. */
+static bool is_known_action(enum kvmi_event_id event, enum kvmi_action action)
+{
+    const uint32_t with_retry = 1u << KVMI_EVENT_BREAKPOINT | 1u << KVMI_EVENT_PF | 1u << KVMI_EVENT_DESCRIPTOR;
+    return action == KVMI_CONTINUE || action == KVMI_CRASH || (action == KVMI_RETRY && (with_retry >> event & 1));
+}
+
+bool kvmi_take_event_reply(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload)
+{
+    struct kvmi_verdict verdict = { 0 };
+    unsigned i = 0;
+    while (i < s->n_cpus && !(s->cpu[i].is_told && s->cpu[i].sequence == head->sequence))
+        i++;
+    if (i == s->n_cpus || !s->dialect->decode_reply(s->cpu[i].told_event, i, payload, head->bytes, &verdict) ||
+        !is_known_action(s->cpu[i].told_event, verdict.action))
+        return false;
+    let_go(s, vm, &s->cpu[i], &verdict);
+    return true;
+}
+
+void kvmi_pauses_end(struct kvmi_session *s, struct vm *vm)
+{
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        for (; s->cpu[i].n_pauses; s->cpu[i].n_pauses--)
+            hold_release_vcpu(kvmi_vcpu_of(vm, &s->cpu[i]));
+}
+
+int kvmi_session_fd(const struct kvmi_session *s)
+{
+    return s->listener ? look_listener_fd(s->listener) : -1;
+}
