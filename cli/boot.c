@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/attach.h"
 #include "cli/cli.h"
-#include "transport/kvmi_client.h"
 #include "vitrine/vitrine.h"
 #include "vmm/vmm.h"
 
@@ -27,8 +27,8 @@ static const char boot_help[] = "usage: vitrine boot KERNEL [OPTIONS]\n"
                                 "  --net user|none     user: a virtio network card behind a NAT, the host's loopback at 10.0.2.2 (default none)\n"
                                 "  --device PATH       use the KVM device PATH of this machine instead of vitrine's own engine\n"
                                 "  --name NAME         what 'vitrine list' and the log call the machine\n"
-                                "  --kvmi unix:PATH[,key=KEY]\n"
-                                "                      connect to the KVMI tool that listens at PATH, as soon as one does\n"
+                                "  --kvmi WHERE        connect to the KVMI tool that listens at WHERE, as soon as one does; may be given\n"
+                                "                      several times\n"
                                 "  --no-introspection  tools cannot look into the machine\n"
                                 "  --no-share          its memory is private: tools can read and write it, but not map it\n"
                                 "  --engine NAME       soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
@@ -79,7 +79,7 @@ static const struct option boot_options[] = {
 
 struct boot_args {
     struct vmm_config config;
-    bool wants_stats, wants_help;
+    bool wants_stats, wants_help, has_kvmi;
 };
 
 static bool boot_parse_number(const char *text, uint64_t *value, const char **rest)
@@ -180,10 +180,7 @@ static int boot_parse_option(struct boot_args *args, int option, char *text)
         config->is_memory_private = true;
         return CLI_DONE;
     case OPT_KVMI:
-        if (kvmi_client_check(text))
-            return cli_error(CLI_USAGE, "boot", "--kvmi %s: %s", text, kvmi_client_check(text));
-        setenv("VITRINE_KVMI", text, 1);
-        return CLI_DONE;
+        return attach_environment("boot", text, &args->has_kvmi);
     case OPT_ENGINE:
         if (vitrine_set_engine(text))
             return cli_error(CLI_USAGE, "boot", "--engine takes 'soft' or 'soft,step', not '%s'", text);
@@ -269,7 +266,7 @@ int boot_main(int argc, char **argv)
     if (status != CLI_DONE)
         return status;
     if (args.wants_help) {
-        fputs(boot_help, stdout);
+        printf("%s%s", boot_help, attach_where_help);
         return CLI_DONE;
     }
     vmm_run(&args.config, &outcome);

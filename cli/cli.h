@@ -21,7 +21,9 @@ extern const struct cli_command cli_commands[]; /* ends with a NULL name */
 
 extern const struct port port_vitrine; /* vitrine's own engine, in this process */
 
+int attach_main(int argc, char **argv);
 int boot_main(int argc, char **argv);
+int detach_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 int info_main(int argc, char **argv);
 int list_main(int argc, char **argv);

@@ -15,6 +15,7 @@
 #define VMS_MAX 256
 #define SLOTS_MAX 2048
 #define VCPUS_MAX 64
+#define ENDPOINTS_MAX 64
 
 static const char *const activities[] = { "in its VMM", "running", "halted", "waits for SIPI" };
 
@@ -93,7 +94,8 @@ struct overview {
     struct vitrine_vm_info vm;
     struct vitrine_slot slot[SLOTS_MAX];
     struct vitrine_vcpu_info vcpu[VCPUS_MAX];
-    int n_slots, n_vcpus;
+    struct vitrine_endpoint endpoint[ENDPOINTS_MAX];
+    int n_slots, n_vcpus, n_endpoints;
 };
 
 static const char *const counter_names[] = {
@@ -133,9 +135,19 @@ static unsigned share_of(const struct vitrine_slot *s)
     return s->share <= VITRINE_SHARE_UNKNOWN ? s->share : VITRINE_SHARE_UNKNOWN;
 }
 
+static const char *const endpoint_states[] = { "connecting", "connected", "leaving", "?" };
+
+static json_t *endpoint_json(const struct vitrine_endpoint *e)
+{
+    const char dialect[] = { (char)e->dialect, 0 };
+    return json_pack("{s:s#, s:s, s:s?, s:b, s:I, s:f, s:s#, s:f}", "kvmi", e->where, strnlen(e->where, sizeof e->where), "state",
+                     endpoint_states[e->state & 3], "dialect", e->dialect ? dialect : NULL, "key", (int)e->has_key, "connections", (json_int_t)e->n_connections,
+                     "since", (double)e->since_ns / 1e9, "error", e->error, strnlen(e->error, sizeof e->error), "error_at", (double)e->error_ns / 1e9);
+}
+
 static json_t *overview_json(const struct overview *o)
 {
-    json_t *vm = vm_json(&o->vm), *slots = json_array(), *vcpus = json_array();
+    json_t *vm = vm_json(&o->vm), *slots = json_array(), *vcpus = json_array(), *tools = json_array();
     for (int i = 0; i < o->n_slots; i++) {
         const struct vitrine_slot *s = &o->slot[i];
         json_array_append_new(slots, json_pack("{s:I, s:o, s:I, s:o, s:b, s:b, s:s}", "id", (json_int_t)s->id, "gpa", inspect_hex(s->gpa), "bytes",
@@ -151,18 +163,38 @@ static json_t *overview_json(const struct overview *o)
                                                (int)c->is_held, "mode", (json_int_t)c->mode, "rip", inspect_hex(c->rip), "cr3", inspect_hex(c->cr3), "counters",
                                                counters));
     }
+    for (int i = 0; i < o->n_endpoints; i++)
+        json_array_append_new(tools, endpoint_json(&o->endpoint[i]));
     json_object_set_new(vm, "slot", slots);
+    json_object_set_new(vm, "tool", tools);
     json_object_set_new(vm, "vcpu", vcpus);
     return vm;
 }
 
+static const char *time_text(uint64_t ns, char text[32])
+{
+    time_t seconds = (time_t)(ns / 1000000000);
+    struct tm tm;
+    if (!localtime_r(&seconds, &tm) || !strftime(text, 32, "%F %T", &tm))
+        *text = '\0';
+    return text;
+}
+
+static void print_endpoint(const struct vitrine_endpoint *e)
+{
+    char when[32];
+    printf("%.*s\n  %s since %s", (int)sizeof e->where, e->where, endpoint_states[e->state & 3], time_text(e->since_ns, when));
+    if (e->dialect)
+        printf(", dialect %c", e->dialect);
+    printf(", %" PRIu32 " connections%s\n", e->n_connections, e->has_key ? ", with a key" : "");
+    if (e->error_ns)
+        printf("  last: %.*s (%s)\n", (int)sizeof e->error, e->error, time_text(e->error_ns, when));
+}
+
 static void print_overview(const struct overview *o)
 {
-    char size[32], when[32] = "";
-    time_t started = (time_t)(o->vm.started_ns / 1000000000);
-    struct tm tm;
-    if (localtime_r(&started, &tm))
-        strftime(when, sizeof when, "%F %T", &tm);
+    char size[32], when[32];
+    time_text(o->vm.started_ns, when);
     printf("%s, pid %" PRIu32 ", %s since %s\nengine %s, %" PRIu32 " vCPUs, memory %s\n\n", o->vm.name, o->vm.pid,
            o->vm.is_paused ? "paused; exists" : "running", when, o->vm.engine, o->vm.n_vcpus, inspect_size(o->vm.memory_bytes, size));
     printf("%-5s %-18s %12s  %-14s %s\n", "SLOT", "GUEST-PHYSICAL", "SIZE", "AT", "");
@@ -179,6 +211,10 @@ static void print_overview(const struct overview *o)
                c->is_held ? "held" : activities[c->activity & 3], c->mode, c->rip, c->cr3, c->counter[VITRINE_COUNT_IO], c->counter[VITRINE_COUNT_MMIO],
                c->counter[VITRINE_COUNT_IRQS]);
     }
+    if (o->n_endpoints)
+        printf("\nKVMI\n");
+    for (int i = 0; i < o->n_endpoints; i++)
+        print_endpoint(&o->endpoint[i]);
 }
 
 static bool overview_get(struct vitrine_vm *vm, struct overview *o)
@@ -187,11 +223,14 @@ static bool overview_get(struct vitrine_vm *vm, struct overview *o)
         return false;
     o->n_slots = vitrine_vm_slots(vm, o->slot, SLOTS_MAX);
     o->n_vcpus = o->n_slots < 0 ? -1 : vitrine_vm_vcpus(vm, o->vcpu, VCPUS_MAX);
+    o->n_endpoints = o->n_vcpus < 0 ? -1 : vitrine_vm_endpoints(vm, o->endpoint, ENDPOINTS_MAX);
     if (o->n_slots > SLOTS_MAX)
         o->n_slots = SLOTS_MAX;
     if (o->n_vcpus > VCPUS_MAX)
         o->n_vcpus = VCPUS_MAX;
-    return o->n_vcpus >= 0;
+    if (o->n_endpoints > ENDPOINTS_MAX)
+        o->n_endpoints = ENDPOINTS_MAX;
+    return o->n_endpoints >= 0;
 }
 
 int info_main(int argc, char **argv)

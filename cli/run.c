@@ -12,8 +12,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/attach.h"
 #include "cli/cli.h"
-#include "transport/kvmi_client.h"
 #include "transport/program.h"
 #include "vitrine/vitrine.h"
 
@@ -27,8 +27,8 @@ static const char run_usage[] = "usage: vitrine run [OPTIONS] [--] COMMAND [ARGU
                                 "  --engine NAME    soft, or soft,step: one instruction at a time, slow, to compare with (default soft)\n"
                                 "  --name NAME      what vitrine's messages call the machine\n"
                                 "  --log LEVEL      messages of vitrine on standard error: error, warn, info, debug\n"
-                                "  --kvmi unix:PATH[,key=KEY]\n"
-                                "                   connect to the KVMI tool that listens at PATH, as soon as one does\n"
+                                "  --kvmi WHERE     connect to the KVMI tool that listens at WHERE, as soon as one does; may be given\n"
+                                "                   several times\n"
                                 "  --no-introspection\n"
                                 "                   tools cannot look into its machines\n"
                                 "  --no-share       guest memory that the command allocates stays private: tools can read and write\n"
@@ -88,7 +88,8 @@ static int run_options(int argc, char **argv, bool *is_help)
         { "log", required_argument, NULL, 'l' },  { "no-children", no_argument, NULL, 'c' },  { "no-introspection", no_argument, NULL, 'i' },
         { "kvmi", required_argument, NULL, 'k' }, { "no-share", no_argument, NULL, 's' },     { 0 },
     };
-    int c;
+    bool has_kvmi = false;
+    int c, status;
 
     optind = 0;
     opterr = 0;
@@ -110,10 +111,10 @@ static int run_options(int argc, char **argv, bool *is_help)
             setenv("VITRINE_NO_CHILDREN", "1", 1);
         } else if (c == 'i') {
             setenv("VITRINE_NO_INTROSPECTION", "1", 1);
-        } else if (c == 'k' && !kvmi_client_check(optarg)) {
-            setenv("VITRINE_KVMI", optarg, 1);
         } else if (c == 'k') {
-            return cli_error(CLI_USAGE, "run", "--kvmi %s: %s", optarg, kvmi_client_check(optarg));
+            status = attach_environment("run", optarg, &has_kvmi);
+            if (status != CLI_DONE)
+                return status;
         } else if (c == 's') {
             setenv("VITRINE_NO_SHARE", "1", 1);
         } else if (c == ':') {
@@ -186,7 +187,7 @@ int run_main(int argc, char **argv)
     if (status != CLI_DONE)
         return status;
     if (is_help) {
-        fputs(run_usage, stdout);
+        printf("%s%s", run_usage, attach_where_help);
         return CLI_DONE;
     }
     if (optind >= argc)

@@ -251,6 +251,44 @@ int vitrine_vm_resume(struct vitrine_vm *vm);
 int vitrine_vm_hold(struct vitrine_vm *vm);
 int vitrine_vm_release(struct vitrine_vm *vm);
 
+/* ---- tools that listen ---- */
+
+/*
+ * A tool that speaks KVMI listens on a socket, and the VM's process connects to it, again and again until it is detached or the VM ends. `where` is unix:PATH,
+ * vsock:PORT or vsock:CID:PORT, with options behind it as of `vitrine attach --kvmi`.
+ */
+#define VITRINE_ERROR_BYTES 128
+
+enum vitrine_endpoint_state {
+    VITRINE_ENDPOINT_CONNECTING, /* nobody is there yet, or was let in */
+    VITRINE_ENDPOINT_CONNECTED,
+    VITRINE_ENDPOINT_LEAVING /* detached; the tool may tidy up */
+};
+
+struct vitrine_endpoint {
+    char where[128];                 /* without the options */
+    uint8_t state;                   /* enum vitrine_endpoint_state */
+    uint8_t dialect;                 /* of the connection: 'a', 'b', 'c'; 0: the tool has not said enough */
+    uint8_t has_key, pad;            /* the tool must show one */
+    uint32_t n_connections;          /* so far */
+    uint64_t since_ns;               /* CLOCK_REALTIME: in this state */
+    uint64_t error_ns;               /* when the last attempt or connection ended; 0: none did */
+    char error[VITRINE_ERROR_BYTES]; /* why it did */
+};
+
+/*
+ * Connects to a tool, now or as soon as one listens. A relative path is this process's. EINVAL: `where` cannot be; EEXIST: it is there already; ENOSPC. Stays
+ * when the handle is closed.
+ */
+int vitrine_vm_attach(struct vitrine_vm *vm, const char *where);
+/*
+ * Ends this, or with NULL all. A tool that asked to be told of the end is told, and has ten seconds to tidy up and close; then all that it had set is undone.
+ * ENOENT: it is not there.
+ */
+int vitrine_vm_detach(struct vitrine_vm *vm, const char *where);
+/* Up to n; the number there are. */
+int vitrine_vm_endpoints(struct vitrine_vm *vm, struct vitrine_endpoint *out, unsigned n);
+
 /* ---- events ---- */
 
 /* vitrine_event.kind, and bits of vitrine_subscription.kinds. In brackets: what index, old_value and value are. */

@@ -13,6 +13,7 @@
 #define CONTROL_NAME_PREFIX "vitrine/"
 #define CONTROL_PAYLOAD_MAX (1u << 20)
 #define CONTROL_ARRAY_MAX 4096u /* of slots, vCPUs and pieces in a reply */
+#define CONTROL_WHERE_MAX 1023u /* bytes of an endpoint's text */
 #define CONTROL_FDS_MAX 250u    /* that come with a reply, as SCM_RIGHTS at its first byte */
 
 enum control_call {
@@ -44,6 +45,9 @@ enum control_call {
     CONTROL_SET_MSRS,    /* control_vcpu, vitrine_msr[] -> vitrine_msr[] */
     CONTROL_GET_XSAVE,   /* control_vcpu -> vitrine_xsave */
     CONTROL_SET_XSAVE,   /* control_vcpu, vitrine_xsave; EINVAL */
+    CONTROL_ATTACH,      /* control_vm, text; EINVAL, EEXIST, ENOSPC */
+    CONTROL_DETACH,      /* control_vm, text: none is all; ENOENT */
+    CONTROL_ENDPOINTS,   /* control_vm -> vitrine_endpoint[] */
     CONTROL_CALLS
 };
 

@@ -21,8 +21,9 @@ struct kvmi_hello { /* the VM's side speaks first */
     uint32_t zero;
     int64_t start_time; /* seconds since 1970 */
     char name[64];
+    uint64_t max_gpa; /* the first byte behind all memory; tools of dialect b read up to here */
 };
-_Static_assert(sizeof(struct kvmi_hello) == 96 && offsetof(struct kvmi_hello, start_time) == 24 && offsetof(struct kvmi_hello, name) == 32, "hello");
+_Static_assert(sizeof(struct kvmi_hello) == 104 && offsetof(struct kvmi_hello, start_time) == 24 && offsetof(struct kvmi_hello, name) == 32, "hello");
 
 struct kvmi_answer {
     uint32_t struct_bytes;

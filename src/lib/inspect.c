@@ -134,8 +134,7 @@ int vitrine_vm_info(struct vitrine_vm *vm, struct vitrine_vm_info *out)
     return 0;
 }
 
-/* An array of items: up to n to out, the number there are. */
-static int call_array(struct vitrine_vm *vm, enum control_call call, void *out, size_t item_bytes, unsigned n)
+int inspect_call_array(struct vitrine_vm *vm, enum control_call call, void *out, size_t item_bytes, unsigned n)
 {
     struct control_vm in = { .number = vm->number };
     uint8_t *all = malloc(CONTROL_PAYLOAD_MAX);
@@ -160,7 +159,7 @@ static int by_address(const void *a, const void *b)
 int vitrine_vm_slots(struct vitrine_vm *vm, struct vitrine_slot *out, unsigned n)
 {
     struct vitrine_slot all[CONTROL_ARRAY_MAX];
-    int count = call_array(vm, CONTROL_SLOTS, all, sizeof *all, CONTROL_ARRAY_MAX);
+    int count = inspect_call_array(vm, CONTROL_SLOTS, all, sizeof *all, CONTROL_ARRAY_MAX);
     if (count <= 0)
         return count;
     qsort(all, (size_t)count, sizeof *all, by_address);
@@ -170,7 +169,7 @@ int vitrine_vm_slots(struct vitrine_vm *vm, struct vitrine_slot *out, unsigned n
 
 int vitrine_vm_vcpus(struct vitrine_vm *vm, struct vitrine_vcpu_info *out, unsigned n)
 {
-    return call_array(vm, CONTROL_VCPUS, out, sizeof *out, n);
+    return inspect_call_array(vm, CONTROL_VCPUS, out, sizeof *out, n);
 }
 
 int vitrine_vcpu_get_regs(struct vitrine_vm *vm, uint32_t vcpu, struct vitrine_regs *out)

@@ -27,6 +27,9 @@ ssize_t inspect_call_fds(struct vitrine_vm *c, enum control_call call, const voi
 /* A call whose reply has exactly this size: 0 or -1. */
 int inspect_call_exact(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_bytes);
 
+/* A call about the VM that answers an array of items: up to n to `out`, the number there are. */
+int inspect_call_array(struct vitrine_vm *vm, enum control_call call, void *out, size_t item_bytes, unsigned n);
+
 /* Connects to a process by the name of its socket, which must be of this user's or root's. -1 and errno. */
 int inspect_connect(struct vitrine_vm *c, const char *name, uint32_t *pid);
 

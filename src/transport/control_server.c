@@ -27,6 +27,7 @@
 #include "base/signals.h"
 #include "base/thread.h"
 #include "front/control/control.h"
+#include "transport/kvmi_endpoint.h"
 #include "transport/stream.h"
 
 #define CONNECTIONS_MAX 64
@@ -201,6 +202,7 @@ static int start(void)
 {
     static _Atomic bool has_handler;
     pthread_t thread;
+    control_set_endpoints(&kvmi_endpoints);
     int fd = open_socket();
     if (fd < 0)
         return fd;

@@ -11,8 +11,8 @@
 #include "base/signals.h"
 #include "front/kvm/front.h"
 #include "transport/control_server.h"
-#include "transport/kvmi_client.h"
 #include "transport/inproc.h"
+#include "transport/kvmi_endpoint.h"
 #include "transport/registry.h"
 
 /* Ends what signals_hold began. */
@@ -59,7 +59,7 @@ bool inproc_ioctl(int fd, unsigned long request, void *arg, int *r)
     if (created) {
         *r = fd_publish(*r, created);
         control_server_start();
-        kvmi_client_start();
+        kvmi_endpoint_start();
     }
     kvm_object_put(o);
     *r = result(*r);

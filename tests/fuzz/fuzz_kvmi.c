@@ -21,6 +21,7 @@
 
 static const uint64_t edges[] = { 0, 1, 2, 0x500, 0xfff, 0x1000, 0x1ffff, 0x20000, 0x80000000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
 
+static const struct kvmi_options options = { .dialect = &kvmi_dialect_libkvmi };
 static struct kvmi_session *session;
 static uint8_t *in_end, *out;
 static uint64_t seed;
@@ -37,7 +38,7 @@ static void begin_session(void)
 {
     if (session)
         kvmi_session_destroy(session);
-    session = kvmi_session_create(1, &kvmi_dialect_libkvmi);
+    session = kvmi_session_create(1, &options);
 }
 
 static void fail(const struct kvmi_head *head, const char *what)

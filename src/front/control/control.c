@@ -82,6 +82,9 @@ static const struct control_entry {
     [CONTROL_SET_MSRS]     = { ABOUT_VCPU, sizeof(struct control_vcpu),                                true,  control_set_msrs },
     [CONTROL_GET_XSAVE]    = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_get_xsave },
     [CONTROL_SET_XSAVE]    = { ABOUT_VCPU, sizeof(struct control_vcpu) + sizeof(struct vitrine_xsave), false, control_set_xsave },
+    [CONTROL_ATTACH]    = { ABOUT_VM,      sizeof(struct control_vm),                                  true,  control_attach },
+    [CONTROL_DETACH]    = { ABOUT_VM,      sizeof(struct control_vm),                                  true,  control_detach },
+    [CONTROL_ENDPOINTS] = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_endpoints_call },
 };
 /* clang-format on */
 _Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_events, number) == 0 &&

@@ -16,6 +16,16 @@ struct control_session;
  */
 typedef bool (*control_wait)(void *arg, int fd, int timeout_ms);
 
+/* Tools that listen, and to which the process connects: transport's. 0 or -errno; names are of up to CONTROL_WHERE_MAX bytes, and an empty one is all. */
+struct vitrine_endpoint;
+struct control_endpoints {
+    int (*attach)(uint32_t vm, const char *where);
+    int (*detach)(uint32_t vm, const char *where); /* waits until everything that those tools had set is undone */
+    unsigned (*list)(uint32_t vm, struct vitrine_endpoint *out, unsigned max);
+};
+/* Before there is a session. */
+void control_set_endpoints(const struct control_endpoints *endpoints);
+
 /* NULL: no memory. */
 struct control_session *control_session_create(control_wait wait, void *arg);
 void control_session_destroy(struct control_session *s);

@@ -48,6 +48,11 @@ struct control_arg {
     uint32_t out_bytes; /* what the handler filled */
 };
 
+/* endpoints.c */
+int control_attach(struct control_arg *a);
+int control_detach(struct control_arg *a);
+int control_endpoints_call(struct control_arg *a);
+
 /* events.c */
 int control_subscribe_call(struct control_arg *a);
 int control_unsubscribe(struct control_arg *a);

@@ -157,6 +157,8 @@ int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable
     struct kvmi_wants *w = wants_of(a);
     if (event >= KVMI_EVENTS || !(CONTROLLED >> event & 1))
         return -EINVAL;
+    if (!kvmi_allows_event(a->session, event))
+        return -EPERM;
     uint32_t before = enable ? atomic_fetch_or(&w->events, 1u << event) : atomic_fetch_and(&w->events, ~(1u << event));
     int r = follow(a->session, a->vm);
     if (r)
@@ -170,6 +172,8 @@ int kvmi_control_vm_event(struct kvmi_arg *a, enum kvmi_event_id event, bool ena
         return -EINVAL;
     if (event == KVMI_EVENT_CREATE_VCPU)
         return -EOPNOTSUPP;
+    if (!kvmi_allows_event(a->session, event))
+        return -EPERM;
     a->session->wants_unhook = enable;
     return 0;
 }

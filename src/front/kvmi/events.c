@@ -19,6 +19,8 @@ int kvmi_pause(struct kvmi_arg *a)
 {
     if (a->cpu->n_pauses == KVMI_PAUSES_MAX)
         return -EBUSY;
+    if (!kvmi_allows_event(a->session, KVMI_EVENT_PAUSE_VCPU))
+        return -EPERM;
     a->cpu->n_pauses++;
     hold_vcpu(a->vcpu);
     return 0;
@@ -158,8 +160,7 @@ static struct kvmi_cpu *next_cpu(struct kvmi_session *s)
     return NULL;
 }
 
-/* The VM is no more: said once, if it was asked for. */
-static ssize_t unhook_event(struct kvmi_session *s, void *out)
+ssize_t kvmi_unhook(struct kvmi_session *s, void *out)
 {
     const struct kvmi_told t = { .event = KVMI_EVENT_UNHOOK };
     if (!s->wants_unhook)
@@ -186,7 +187,7 @@ ssize_t kvmi_next_event(struct kvmi_session *s, void *out)
     struct kvmi_cpu *cpu;
     ssize_t n = 0;
     if (!vm)
-        return unhook_event(s, out);
+        return kvmi_unhook(s, out);
     kvmi_notice_cpus(s, vm);
     take_questions(s);
     while (!n && (cpu = next_cpu(s))) {

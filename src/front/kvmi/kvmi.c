@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "core/time.h"
 #include "front/kvmi/kvmi_priv.h"
+#include "introspect/memory.h"
 
 #define READY_AFTER_NS 2000000000ull
 
@@ -43,12 +44,17 @@ int kvmi_check_command(struct kvmi_arg *a)
     const struct kvmi_command *c = kvmi_command_at(a->session->dialect, ((const struct kvmi_check *)a->in)->id);
     if (!c)
         return -ENOENT;
+    if (!kvmi_allows_command(a->session, c))
+        return -EPERM;
     return kvmi_is_refused(c) ? -EOPNOTSUPP : 0;
 }
 
 int kvmi_check_event(struct kvmi_arg *a)
 {
-    return kvmi_event_name(a->session->dialect, ((const struct kvmi_check *)a->in)->id) ? 0 : -ENOENT;
+    unsigned event = ((const struct kvmi_check *)a->in)->id;
+    if (!kvmi_event_name(a->session->dialect, event))
+        return -ENOENT;
+    return kvmi_allows_event(a->session, event) ? 0 : -EPERM;
 }
 
 int kvmi_get_guest_info(struct kvmi_arg *a)
@@ -113,13 +119,18 @@ static int command_call(const struct kvmi_command *c, struct kvmi_arg *a, const 
     return c->handle(a);
 }
 
+static ssize_t broken(struct kvmi_session *s, const char *why)
+{
+    s->why = why;
+    return -EPROTO;
+}
+
 /* The vCPU's events are known by their sequence numbers, so what answers none of them is no mistake that an error could be told of. */
 static ssize_t event_reply(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload)
 {
     if (kvmi_take_event_reply(s, vm, head, payload))
         return 0;
-    log_write(LOG_WARN, "kvmi: the tool answered an event that was not sent, or in a way that it has not");
-    return -EPROTO;
+    return broken(s, "the tool answered an event that was not sent, or in a way that it has not");
 }
 
 static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload, uint8_t *out)
@@ -127,12 +138,11 @@ static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_
     const struct kvmi_command *c = kvmi_command_at(s->dialect, head->id);
     struct kvmi_arg a = { .session = s, .vm = vm, .out = out + sizeof *head + sizeof(struct kvmi_error) };
     int r = -KVMI_ENOSYS;
-    if (s->is_silent && (!c || c->has_data)) {
-        log_write(LOG_WARN, "kvmi: command %u must be answered, but the tool wants no answers", head->id);
-        return -EPROTO;
-    }
+    bool is_allowed = c && kvmi_allows_command(s, c);
+    if (s->is_silent && (!is_allowed || c->has_data))
+        return broken(s, "the tool wants no answers, but sent a command that must be answered");
     if (c)
-        r = head->bytes > KVMI_MESSAGE_MAX ? -E2BIG : command_call(c, &a, payload, head->bytes);
+        r = !is_allowed ? -EPERM : head->bytes > KVMI_MESSAGE_MAX ? -E2BIG : command_call(c, &a, payload, head->bytes);
     bool is_silent = s->is_silent;
     s->is_silent = s->is_silent_next;
     if (is_silent)
@@ -151,18 +161,20 @@ ssize_t kvmi_handle(struct kvmi_session *s, const struct kvmi_head *head, const 
     if (!vm)
         return -ESRCH;
     kvmi_notice_cpus(s, vm);
-    ssize_t n = -EPROTO; /* for an event: an answer to that would look like an event of ours */
+    ssize_t n;
     if (head->id == s->dialect->id_event_reply)
         n = event_reply(s, vm, head, payload);
     else if (head->id != s->dialect->id_ours)
         n = command(s, vm, head, payload, out);
+    else /* an answer to that would look like an event of ours */
+        n = broken(s, "the tool sent an event");
     vm_put(vm);
     return n;
 }
 
 /* ---- sessions ---- */
 
-/* The oldest VM is it until it goes. A client that has begun to run one has made its vCPUs; one that starts it later is waited for a little. */
+/* A client that has begun to run one has made its vCPUs; one that starts it later is waited for a little. */
 static bool is_ready(struct vm *vm)
 {
     bool has_cpus = false;
@@ -187,27 +199,43 @@ static void uuid_of(const struct vm *vm, uint8_t uuid[16])
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
 }
 
-bool kvmi_find_vm(struct kvmi_vm *out)
+bool kvmi_find_vm(uint32_t number, struct kvmi_vm *out)
 {
-    struct vm *vm = vm_find(1);
+    struct vm *vm = number ? vm_find_exactly(number) : vm_find(1);
     if (!vm)
         return false;
     *out = (struct kvmi_vm){ .number = vm->number, .is_ready = is_ready(vm) };
-    out->hello = (struct kvmi_hello){ .struct_bytes = sizeof out->hello, .start_time = (int64_t)(vm->started_ns / 1000000000) };
+    out->hello = (struct kvmi_hello){ .struct_bytes = sizeof out->hello, .start_time = (int64_t)(vm->started_ns / 1000000000), .max_gpa = look_memory_end(vm) };
     uuid_of(vm, out->hello.uuid);
     strncpy(out->hello.name, log_machine_name(), sizeof out->hello.name - 1);
     vm_put(vm);
     return true;
 }
 
-struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_dialect *d)
+struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_options *options)
 {
     struct kvmi_session *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
-    s->dialect = d;
+    s->dialect = options->dialect ? options->dialect : &kvmi_dialect_libkvmi;
+    s->options = options;
     s->vm_number = vm_number;
     return s;
+}
+
+char kvmi_session_dialect(const struct kvmi_session *s)
+{
+    return s->dialect->letter;
+}
+
+const char *kvmi_session_why(const struct kvmi_session *s)
+{
+    return s->why;
+}
+
+bool kvmi_session_wants_unhook(const struct kvmi_session *s)
+{
+    return s->wants_unhook;
 }
 
 void kvmi_session_destroy(struct kvmi_session *s)

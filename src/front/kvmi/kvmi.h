@@ -17,6 +17,22 @@ struct kvmi_session;
 struct kvmi_told;
 struct kvmi_verdict;
 
+/* What of the protocol a tool may use, by the names of commands, and of events with "event:" before. */
+enum kvmi_policy_kind { KVMI_POLICY_ALL, KVMI_POLICY_ALLOW, KVMI_POLICY_DENY };
+struct kvmi_policy {
+    enum kvmi_policy_kind kind;
+    char names[512]; /* with '+' between them */
+};
+
+struct kvmi_options {
+    const struct kvmi_dialect *dialect; /* NULL: by what the tool says */
+    struct kvmi_policy policy;
+};
+
+/* NULL, or why it cannot be: "b" or "auto"; a list of names with '+' between them, capital or small letters. */
+const char *kvmi_dialect_parse(const char *text, const struct kvmi_dialect **out);
+const char *kvmi_policy_parse(const char *names, enum kvmi_policy_kind kind, struct kvmi_policy *out);
+
 struct kvmi_vm {
     uint32_t number;
     bool is_ready; /* it has all the vCPUs that it starts with */
@@ -32,6 +48,7 @@ struct kvmi_command {
 };
 
 struct kvmi_dialect {
+    char letter; /* what users call it */
     const char *name;
     unsigned n_commands, n_events;
     const struct kvmi_command *command; /* by message id; without a name: there is none */
@@ -50,12 +67,19 @@ const char *kvmi_event_name(const struct kvmi_dialect *d, unsigned event);      
 /* The command is known, and always answered with -EOPNOTSUPP. */
 bool kvmi_is_refused(const struct kvmi_command *c);
 
-/* The oldest VM of the process; false: there is none. */
-bool kvmi_find_vm(struct kvmi_vm *out);
+/* The VM of this number, 0: the oldest of the process. False: there is none. */
+bool kvmi_find_vm(uint32_t number, struct kvmi_vm *out);
 
-/* NULL: no memory. */
-struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_dialect *d);
+/* `options` stay the caller's, and as they are. NULL: no memory. */
+struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_options *options);
 void kvmi_session_destroy(struct kvmi_session *s);
+/* The letter of its dialect. */
+char kvmi_session_dialect(const struct kvmi_session *s);
+/* Why kvmi_handle was -EPROTO; stays valid. */
+const char *kvmi_session_why(const struct kvmi_session *s);
+/* Whether the tool wants to be told of the end. kvmi_unhook fills the event that does, once: as kvmi_next_event; -ESRCH: it does not. */
+bool kvmi_session_wants_unhook(const struct kvmi_session *s);
+ssize_t kvmi_unhook(struct kvmi_session *s, void *out);
 
 #define KVMI_OUT_BYTES (sizeof(struct kvmi_head) + KVMI_MESSAGE_MAX)
 

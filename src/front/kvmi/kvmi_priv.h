@@ -82,6 +82,8 @@ struct kvmi_cpu {
 
 struct kvmi_session {
     const struct kvmi_dialect *dialect;
+    const struct kvmi_options *options;
+    const char *why; /* the connection had to end */
     uint32_t vm_number;
     unsigned n_cpus;
     uint32_t next_sequence;
@@ -154,6 +156,10 @@ int kvmi_pause(struct kvmi_arg *a);
 /* False: it answers nothing that was asked. */
 bool kvmi_take_event_reply(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload);
 void kvmi_pauses_end(struct kvmi_session *s, struct vm *vm);
+
+/* policy.c: what the user lets this tool do. */
+bool kvmi_allows_command(const struct kvmi_session *s, const struct kvmi_command *c);
+bool kvmi_allows_event(const struct kvmi_session *s, enum kvmi_event_id event);
 
 /* kvmi.c */
 void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm);

@@ -209,6 +209,5 @@ static bool decode_reply(enum kvmi_event_id event, unsigned vcpu, const uint8_t 
     return true;
 }
 
-const struct kvmi_dialect kvmi_dialect_libkvmi = {
-    "libkvmi", KVMI_IDS, KVMI_EVENTS, commands, events, KVMI_EVENT_REPLY, KVMI_EVENT, encode_event, decode_reply
-};
+const struct kvmi_dialect kvmi_dialect_libkvmi = { 'b',    "libkvmi",        KVMI_IDS,   KVMI_EVENTS,  commands,
+                                                   events, KVMI_EVENT_REPLY, KVMI_EVENT, encode_event, decode_reply };
