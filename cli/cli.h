@@ -32,6 +32,7 @@ int pause_main(int argc, char **argv);
 int regs_main(int argc, char **argv);
 int resume_main(int argc, char **argv);
 int run_main(int argc, char **argv);
+int step_main(int argc, char **argv);
 int trace_main(int argc, char **argv);
 int translate_main(int argc, char **argv);
 /* Becomes the program `name` of the PATH, with argv's arguments, as `vitrine run` does; this program itself is passed over. */

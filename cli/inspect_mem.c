@@ -89,41 +89,23 @@ static const char *walk_reason(const struct vitrine_translation *t, char text[12
     return text;
 }
 
-typedef ssize_t (*mem_call)(struct vitrine_vm *vm, uint64_t gpa, void *bytes, size_t n);
-
-static ssize_t write_call(struct vitrine_vm *vm, uint64_t gpa, void *bytes, size_t n)
+/* Bytes done, fewer where memory or the mapping ends; -1 after a message: nothing was. */
+static ssize_t access_memory(struct vitrine_vm *vm, const struct options *o, uint64_t address, uint8_t *bytes, size_t n, bool is_write)
 {
-    return vitrine_mem_write(vm, gpa, bytes, n);
-}
-
-/* Page by page where the address is virtual. Bytes done, fewer where memory or the mapping ends; -1 after a message: nothing was. */
-static ssize_t access_memory(struct vitrine_vm *vm, const struct options *o, uint64_t address, uint8_t *bytes, size_t n, mem_call call, const char *what)
-{
-    size_t done = 0;
-    while (done < n) {
-        uint64_t gpa = address + done;
-        size_t piece = n - done;
-        if (o->is_virtual) {
-            struct vitrine_translation t;
-            char reason[128];
-            if (vitrine_vcpu_translate(vm, (uint32_t)o->vcpu, address + done, &t))
-                return inspect_failed("mem", "translate the address"), -1;
-            if (t.result != VITRINE_WALK_OK && !done)
-                return cli_error(CLI_FAILED, "mem", "cannot %s: %s", what, walk_reason(&t, reason)), -1;
-            if (t.result != VITRINE_WALK_OK)
-                break;
-            gpa = t.gpa;
-            if (piece > 4096 - (gpa & 4095))
-                piece = 4096 - (gpa & 4095);
-        }
-        ssize_t got = call(vm, gpa, bytes + done, piece);
-        if (got < 0 && !(done && errno == EFAULT))
-            return inspect_failed("mem", what), -1;
-        done += got > 0 ? (size_t)got : 0;
-        if (got < (ssize_t)piece)
-            break;
-    }
-    return (ssize_t)done;
+    struct vitrine_translation why = { .result = VITRINE_WALK_OK };
+    const char *what = is_write ? "write" : "read";
+    uint32_t vcpu = (uint32_t)o->vcpu;
+    char reason[128];
+    ssize_t done;
+    if (o->is_virtual)
+        done = is_write ? vitrine_vcpu_mem_write(vm, vcpu, address, bytes, n, &why) : vitrine_vcpu_mem_read(vm, vcpu, address, bytes, n, &why);
+    else
+        done = is_write ? vitrine_mem_write(vm, address, bytes, n) : vitrine_mem_read(vm, address, bytes, n);
+    if (done < 0 && errno == EFAULT && why.result != VITRINE_WALK_OK)
+        cli_error(CLI_FAILED, "mem", "cannot %s: %s", what, walk_reason(&why, reason));
+    else if (done < 0)
+        inspect_failed("mem", what);
+    return done;
 }
 
 /* ---- read, write ---- */
@@ -157,7 +139,7 @@ static int mem_read(struct vitrine_vm *vm, const struct options *o, char **argv,
     uint8_t *to = malloc(bytes ? bytes : 1);
     if (!to)
         return cli_error(CLI_FAILED, "mem", "not enough memory");
-    ssize_t n = access_memory(vm, o, address, to, bytes, vitrine_mem_read, "read");
+    ssize_t n = access_memory(vm, o, address, to, bytes, false);
     int status = n < 0 ? CLI_FAILED : print_read(o, address, to, (size_t)n);
     free(to);
     if (!status && (uint64_t)n < bytes)
@@ -169,7 +151,7 @@ static int write_input(struct vitrine_vm *vm, const struct options *o, uint64_t 
 {
     uint8_t piece[65536];
     for (size_t n; (n = fread(piece, 1, sizeof piece, stdin)) > 0; address += n) {
-        ssize_t done = access_memory(vm, o, address, piece, n, write_call, "write");
+        ssize_t done = access_memory(vm, o, address, piece, n, true);
         if (done < 0)
             return CLI_FAILED;
         if ((size_t)done < n)
@@ -190,7 +172,7 @@ static int mem_write(struct vitrine_vm *vm, const struct options *o, char **argv
     int n = parse_hex(o->hex, bytes, sizeof bytes);
     if (n < 0)
         return cli_error(CLI_USAGE, "mem", "'%s' is not a row of at most %zu bytes in hexadecimal", o->hex, sizeof bytes);
-    ssize_t done = access_memory(vm, o, address, bytes, (size_t)n, write_call, "write");
+    ssize_t done = access_memory(vm, o, address, bytes, (size_t)n, true);
     if (done >= 0 && done < n)
         return cli_error(CLI_FAILED, "mem", "memory ends after %zd bytes; these are written", done);
     return done < 0 ? CLI_FAILED : CLI_DONE;

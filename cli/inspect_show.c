@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `vitrine list`, `info` and `regs`: what there is, in words and columns or as one line of JSON.
+ * `vitrine list` and `info`: what there is, in words and columns or as one line of JSON.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -19,32 +19,22 @@
 
 static const char *const activities[] = { "in its VMM", "running", "halted", "waits for SIPI" };
 
-/* `vitrine COMMAND [--json] [--vcpu N] [VM]`: false after a message, whose status is in *status. */
-static bool parse(int argc, char **argv, const char *usage, int n_arguments, bool *is_json, int64_t *vcpu, int *status)
+/* `vitrine COMMAND [--json] [VM]`: false after a message, whose status is in *status. */
+static bool parse(int argc, char **argv, const char *usage, int n_arguments, bool *is_json, int *status)
 {
-    static const struct option options[] = {
-        { "json", no_argument, NULL, 'j' }, { "vcpu", required_argument, NULL, 'v' }, { "help", no_argument, NULL, 'h' }, { 0 }
-    };
-    uint64_t number;
+    static const struct option options[] = { { "json", no_argument, NULL, 'j' }, { "help", no_argument, NULL, 'h' }, { 0 } };
     optind = 1;
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
         if (c == 'j') {
             *is_json = true;
-        } else if (c == 'v' && vcpu && inspect_number(optarg, false, &number) && number <= UINT32_MAX) {
-            *vcpu = (int64_t)number;
-        } else if (c == 'h') {
-            fputs(usage, stdout);
-            *status = CLI_DONE;
-            return false;
-        } else {
-            *status = cli_error(CLI_USAGE, argv[0],
-                                c == 'v' && vcpu ? "'%s' is not the number of a vCPU"
-                                : c == ':'       ? "option '%s' needs a value"
-                                                 : "unknown option '%s'",
-                                c == 'v' && vcpu ? optarg : argv[optind - 1]);
-            return false;
+            continue;
         }
+        if (c == 'h')
+            *status = fputs(usage, stdout) < 0 ? CLI_FAILED : CLI_DONE;
+        else
+            *status = cli_error(CLI_USAGE, argv[0], "unknown option '%s'", argv[optind - 1]);
+        return false;
     }
     if (argc - optind == n_arguments)
         return true;
@@ -66,7 +56,7 @@ int list_main(int argc, char **argv)
     struct vitrine_vm_info vm[VMS_MAX];
     bool is_json = false;
     int status;
-    if (!parse(argc, argv, usage, 0, &is_json, NULL, &status))
+    if (!parse(argc, argv, usage, 0, &is_json, &status))
         return status;
     int n = vitrine_vm_list(vm, VMS_MAX);
     if (n < 0)
@@ -240,7 +230,7 @@ int info_main(int argc, char **argv)
     static struct overview o;
     bool is_json = false;
     int status;
-    if (!parse(argc, argv, usage, 1, &is_json, NULL, &status))
+    if (!parse(argc, argv, usage, 1, &is_json, &status))
         return status;
     struct vitrine_vm *vm = inspect_open("info", argv[optind]);
     if (!vm)
@@ -255,165 +245,4 @@ int info_main(int argc, char **argv)
         return inspect_print_json("info", overview_json(&o));
     print_overview(&o);
     return CLI_DONE;
-}
-
-/* ---- regs ---- */
-
-static const char *const gpr_names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15" };
-static const char *const segment_names[] = { "es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr" };
-
-/* The registers of one word, in the order in which they are shown. */
-static const struct {
-    const char *name;
-    size_t at;
-} words[] = {
-#define WORD(field)                                  \
-    {                                                \
-#field, offsetof(struct vitrine_regs, field) \
-    }
-    WORD(rip),
-    WORD(rflags),
-    WORD(cr0),
-    WORD(cr2),
-    WORD(cr3),
-    WORD(cr4),
-    WORD(cr8),
-    WORD(xcr0),
-    WORD(efer),
-    WORD(dr6),
-    WORD(dr7),
-    WORD(star),
-    WORD(lstar),
-    WORD(cstar),
-    WORD(sfmask),
-    WORD(kernel_gs_base),
-    WORD(sysenter_cs),
-    WORD(sysenter_esp),
-    WORD(sysenter_eip),
-    WORD(pat),
-    WORD(tsc_aux),
-    WORD(apic_base),
-    WORD(tsc),
-    WORD(gdtr_base),
-    WORD(idtr_base),
-#undef WORD
-    { "dr0", offsetof(struct vitrine_regs, dr) },
-    { "dr1", offsetof(struct vitrine_regs, dr) + 8 },
-    { "dr2", offsetof(struct vitrine_regs, dr) + 16 },
-    { "dr3", offsetof(struct vitrine_regs, dr) + 24 },
-};
-#define N_WORDS (sizeof words / sizeof *words)
-
-static uint64_t word_of(const struct vitrine_regs *r, unsigned i)
-{
-    uint64_t value;
-    memcpy(&value, (const char *)r + words[i].at, sizeof value);
-    return value;
-}
-
-static json_t *regs_json(uint32_t vcpu, const struct vitrine_regs *r)
-{
-    json_t *all = json_pack("{s:I}", "vcpu", (json_int_t)vcpu);
-    for (unsigned i = 0; i < 16; i++)
-        json_object_set_new(all, gpr_names[i], inspect_hex(r->gpr[i]));
-    for (unsigned i = 0; i < N_WORDS; i++)
-        json_object_set_new(all, words[i].name, inspect_hex(word_of(r, i)));
-    for (unsigned i = 0; i < VITRINE_SEGMENTS; i++)
-        json_object_set_new(all, segment_names[i],
-                            json_pack("{s:o, s:o, s:o, s:o}", "selector", inspect_hex(r->segment[i].selector), "base", inspect_hex(r->segment[i].base), "limit",
-                                      inspect_hex(r->segment[i].limit), "attributes", inspect_hex(r->segment[i].attributes)));
-    json_object_set_new(all, "gdtr_limit", inspect_hex(r->gdtr_limit));
-    json_object_set_new(all, "idtr_limit", inspect_hex(r->idtr_limit));
-    return all;
-}
-
-static void print_regs(uint32_t vcpu, const struct vitrine_regs *r)
-{
-    printf("vcpu %" PRIu32 "\n", vcpu);
-    for (unsigned i = 0; i < 16; i++)
-        printf("%-4s %016" PRIx64 "%s", gpr_names[i], r->gpr[i], i % 4 == 3 ? "\n" : "  ");
-    for (unsigned i = 0; i < N_WORDS; i++)
-        printf("%-14s %016" PRIx64 "%s", words[i].name, word_of(r, i), i % 3 == 2 || i == N_WORDS - 1 ? "\n" : "  ");
-    for (unsigned i = 0; i < VITRINE_SEGMENTS; i++) {
-        const struct vitrine_segment *s = &r->segment[i];
-        printf("%-4s %04x base %016" PRIx64 " limit %08" PRIx32 " attributes %04x%s\n", segment_names[i], s->selector, s->base, s->limit, s->attributes,
-               s->attributes & 0x80 ? "" : " not present");
-    }
-    printf("gdtr limit %04" PRIx32 "  idtr limit %04" PRIx32 "\n", r->gdtr_limit, r->idtr_limit);
-}
-
-static int show_regs(struct vitrine_vm *vm, int64_t wanted, bool is_json)
-{
-    struct vitrine_vcpu_info vcpu[VCPUS_MAX];
-    struct vitrine_regs regs;
-    json_t *all = json_array();
-    int n = vitrine_vm_vcpus(vm, vcpu, VCPUS_MAX);
-    bool is_found = wanted < 0;
-    for (int i = 0; i < n && i < VCPUS_MAX; i++) {
-        if (wanted >= 0 && vcpu[i].id != wanted)
-            continue;
-        if (vitrine_vcpu_get_regs(vm, vcpu[i].id, &regs)) {
-            n = -1;
-            break;
-        }
-        if (is_json)
-            json_array_append_new(all, regs_json(vcpu[i].id, &regs));
-        else
-            print_regs(vcpu[i].id, &regs);
-        is_found = true;
-    }
-    if (n >= 0 && !is_found) {
-        n = -1;
-        errno = ENOENT;
-    }
-    if (n >= 0 && is_json)
-        return inspect_print_json("regs", all);
-    json_decref(all);
-    return n < 0 ? inspect_failed("regs", "read registers") : CLI_DONE;
-}
-
-int regs_main(int argc, char **argv)
-{
-    static const char usage[] =
-        "usage: vitrine regs [--vcpu N] [--json] VM\n\nShows the registers of one vCPU or of all; each stops for as long as it takes to copy them.\n";
-    bool is_json = false;
-    int64_t vcpu = -1;
-    int status;
-    if (!parse(argc, argv, usage, 1, &is_json, &vcpu, &status))
-        return status;
-    struct vitrine_vm *vm = inspect_open("regs", argv[optind]);
-    if (!vm)
-        return CLI_FAILED;
-    status = show_regs(vm, vcpu, is_json);
-    vitrine_vm_close(vm);
-    return status;
-}
-
-/* ---- standing still ---- */
-
-static int change_state(int argc, char **argv, const char *usage, int (*change)(struct vitrine_vm *), const char *what)
-{
-    bool is_json = false;
-    int status;
-    if (!parse(argc, argv, usage, 1, &is_json, NULL, &status))
-        return status;
-    struct vitrine_vm *vm = inspect_open(argv[0], argv[optind]);
-    if (!vm)
-        return CLI_FAILED;
-    status = change(vm) ? inspect_failed(argv[0], what) : is_json ? inspect_print_json(argv[0], json_object()) : CLI_DONE;
-    vitrine_vm_close(vm);
-    return status;
-}
-
-int pause_main(int argc, char **argv)
-{
-    return change_state(
-        argc, argv,
-        "usage: vitrine pause [--json] VM\n\nStops all vCPUs between two instructions until 'vitrine resume'. The VMM is not stopped; its clocks go on.\n",
-        vitrine_vm_pause, "pause");
-}
-
-int resume_main(int argc, char **argv)
-{
-    return change_state(argc, argv, "usage: vitrine resume [--json] VM\n\nLets a paused virtual machine go on.\n", vitrine_vm_resume, "resume");
 }
