@@ -393,12 +393,13 @@ static void *tool(void *arg)
 static void fuzz_batch(uint64_t seed)
 {
     pthread_t thread;
+    uint64_t tool_seed = seed + 1;
     state = seed;
     struct sigaction sa = { .sa_handler = on_alarm };
     struct guest g;
     sigaction(SIGALRM, &sa, NULL);
     guest_create(&g);
-    if (choose(2) && pthread_create(&thread, NULL, tool, &(uint64_t){ seed + 1 }))
+    if (choose(2) && pthread_create(&thread, NULL, tool, &tool_seed))
         fail("pthread_create");
     for (unsigned i = 0; i < RUNS_PER_BATCH; i++) {
         unsigned mode = choose(3);
