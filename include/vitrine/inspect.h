@@ -341,6 +341,7 @@ struct vitrine_event {
     uint64_t rip, rflags, cr3, gpr[16]; /* as in vitrine_regs */
     uint64_t time_ns;                   /* CLOCK_MONOTONIC */
     uint64_t question;                  /* 0: no answer is waited for */
+    uint64_t sequence;                  /* from 1, of what the vCPU had to tell this handle; one that is missing was dropped. 0 in questions */
 };
 
 enum vitrine_answer {

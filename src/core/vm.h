@@ -107,7 +107,7 @@ struct vm {
         pthread_mutex_t lock;                /* of questions and answers; see watch.c */
         pthread_mutex_t change;              /* held while who watches what changes, before lock */
         const struct watch_ops *ops;         /* introspect's, as the next three */
-        void *listeners;
+        void *listeners;                     /* walked without a lock too, see introspect/listen_priv.h */
         uint64_t listener_bits, last_question;
     } watch;
     _Atomic bool is_paused; /* one of the holds is the user's own, for anyone to end */

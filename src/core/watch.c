@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See watch.h: questions, answers and grants of a vCPU, and the table of watched pages. vm.watch.lock is a leaf: whoever holds it waits for no vCPU, so vCPUs
- * may take it in guest mode.
+ * See watch.h: questions and answers of a vCPU, and the table of watched pages. What needs no lock is watch_tell.c's. vm.watch.lock is a leaf: whoever holds it
+ * waits for no vCPU, so vCPUs may take it in guest mode.
  */
 #include "core/watch.h"
 
@@ -10,21 +10,6 @@
 #include "core/hold.h"
 
 /* ---- ranges ---- */
-
-bool watch_ranges_meet(const struct watch_ranges *r, gpa_t first, gpa_t last)
-{
-    unsigned lo = 0, hi = r->n;
-    while (lo < hi) {
-        unsigned mid = (lo + hi) / 2;
-        if (r->range[mid].last < first)
-            lo = mid + 1;
-        else if (r->range[mid].first > last)
-            hi = mid;
-        else
-            return true;
-    }
-    return false;
-}
 
 static int by_first(const void *a, const void *b)
 {
@@ -72,61 +57,30 @@ void watch_end(struct vm *vm)
     watch_table_free(atomic_load(&vm->watch.table));
 }
 
-/* ---- grants ---- */
-
-static bool is_delivery(const struct watch_event *e)
-{
-    return e->kind & (WATCH_EXCEPTION | WATCH_INTERRUPT);
-}
-
-/* A piece of what was granted is granted: instructions probe an area and then write it in parts. */
-static bool is_covered(const struct watch_event *by, const struct watch_event *e)
-{
-    if (by->kind != e->kind || by->index != e->index || (e->access & ~by->access))
-        return false;
-    return e->kind != WATCH_ACCESS || (e->gpa >= by->gpa && e->gpa + e->bytes <= by->gpa + by->bytes);
-}
-
-static const struct watch_grant *find_grant(const struct vcpu *v, const struct watch_event *e)
-{
-    const struct watch_vcpu *w = &v->watch;
-    for (unsigned i = 0; i < w->n_grants; i++)
-        if (w->grant[i].rip == v->cpu.rip && is_covered(&w->grant[i].event, e))
-            return &w->grant[i];
-    return NULL;
-}
-
-static void add_grant(struct watch_vcpu *w, const struct watch_event *e, uint64_t rip, bool is_dropped)
-{
-    if (w->n_grants < WATCH_GRANTS_MAX)
-        w->grant[w->n_grants++] = (struct watch_grant){ .event = *e, .rip = rip, .is_dropped = is_dropped };
-}
+/* ---- questions ---- */
 
 enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e)
 {
     struct watch_vcpu *w = &v->watch;
-    const struct watch_grant *g = find_grant(v, e);
-    if (g) {
-        if (e->kind & (WATCH_CR | WATCH_MSR_WRITE | WATCH_XSETBV))
-            e->value = g->event.value;
-        return g->is_dropped ? WATCH_GO_DROPPED : WATCH_GO;
-    }
-    if (w->n_grants == WATCH_GRANTS_MAX) /* more than an instruction can touch; what could not be remembered would be asked for ever */
-        return WATCH_GO;
     pthread_mutex_lock(&v->vm->watch.lock);
+    atomic_fetch_add(&v->hold.count, 1); /* before anybody can see the question */
     bool must_wait = (atomic_load(&v->vm->watch.kinds) & e->kind) && v->vm->watch.ops->raise(v, e);
     if (must_wait) {
         w->answer = WATCH_CONTINUE;
-        w->told = 0;
-        atomic_fetch_add(&v->hold.count, 1);
     } else {
-        add_grant(w, e, v->cpu.rip, false); /* told already, should the instruction start again */
+        atomic_fetch_sub(&v->hold.count, 1);
+        watch_grant_add(w, e, v->cpu.rip, false); /* told already, should the instruction start again */
     }
     pthread_mutex_unlock(&v->vm->watch.lock);
     return must_wait ? WATCH_WAIT : WATCH_GO;
 }
 
 /* ---- answers ---- */
+
+static bool is_delivery(const struct watch_event *e)
+{
+    return e->kind & (WATCH_EXCEPTION | WATCH_INTERRUPT);
+}
 
 /* The strictest of several: denied, changed, tried again. */
 static bool outranks(enum watch_answer a, enum watch_answer b)
@@ -142,7 +96,7 @@ static void settle(struct vcpu *v)
     if (w->answer == WATCH_CHANGE)
         e.value = w->answer_value;
     if (w->answer != WATCH_RETRY)
-        add_grant(w, &e, w->asked.rip, w->answer == WATCH_DENY && is_delivery(&e));
+        watch_grant_add(w, &e, w->asked.rip, w->answer == WATCH_DENY && is_delivery(&e));
     if (w->answer == WATCH_DENY && !is_delivery(&e)) {
         w->is_denied = true;
         w->denied_rip = w->asked.rip;

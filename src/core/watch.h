@@ -64,6 +64,7 @@ struct watch_record {
     uint64_t rip, rflags, cr3, gpr[GPR_COUNT];
     uint64_t time_ns;  /* CLOCK_MONOTONIC */
     uint64_t question; /* for the answer; 0: none is waited for */
+    uint64_t sequence; /* counts what this vCPU had to tell the listener, from 1, with what was lost; 0 for questions */
 };
 
 #define WATCH_GRANTS_MAX 64
@@ -79,11 +80,15 @@ struct watch_vcpu {
     bool is_denied;   /* the instruction at denied_rip is to be skipped */
     bool is_delivery; /* the question came while an exception or interrupt was delivered, which is pending again */
     uint64_t denied_rip;
-    uint64_t waits_for, told; /* bit per listener: has not answered; has been told */
-    struct watch_record asked;
+    uint64_t waits_for; /* bit per listener: has not answered */
+    struct {
+        struct watch_event event;
+        uint64_t rip, number;
+    } asked;
     enum watch_answer answer; /* of those who answered so far */
     uint64_t answer_value;
     struct watch_grant grant[WATCH_GRANTS_MAX];
+    _Atomic bool is_telling; /* in watch_ops.tell, without a lock */
 };
 
 /* Sorted, disjoint. */
@@ -101,6 +106,8 @@ struct watch_table {
 
 /* What introspect fills in. */
 struct watch_ops {
+    /* vCPU thread, state complete; general registers only. True: whoever wants it is told, and nobody has to answer. False: nothing was done. */
+    bool (*tell)(struct vcpu *v, const struct watch_event *e);
     /* vCPU thread, state complete, vm.watch.lock held: tells those who want it. True if somebody has to answer; bits are in v->watch.waits_for. */
     bool (*raise)(struct vcpu *v, const struct watch_event *e);
     /* Nobody has a reference to the VM any more. */
@@ -116,15 +123,19 @@ void watch_table_set(struct vm *vm, struct watch_table *t);
 /* While the VM goes. */
 void watch_end(struct vm *vm);
 
-enum watch_verdict { WATCH_GO, WATCH_GO_DROPPED, WATCH_WAIT };
+enum watch_verdict { WATCH_GO, WATCH_GO_DROPPED, WATCH_WAIT, WATCH_UNDECIDED };
 /*
- * vCPU thread, state complete and saved. WATCH_GO: go on, with e->value as answered. WATCH_WAIT: leave the instruction as it was; the vCPU is held until the
- * answer is there.
+ * vCPU thread, state complete. WATCH_GO: go on, with e->value as answered. WATCH_WAIT: leave the instruction as it was; the vCPU is held until the answer is
+ * there. watch_tell comes first and uses general registers only; WATCH_UNDECIDED: watch_ask has to, with all of the state saved.
  */
+enum watch_verdict watch_tell(struct vcpu *v, struct watch_event *e);
 enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e);
 
 /* vm.watch.lock held: the answer of those in `mask`. The last one's lets the vCPU go on. */
 void watch_answer(struct vcpu *v, uint64_t mask, enum watch_answer answer, uint64_t value);
+
+/* Without an answer now, should the same be asked again before the instruction is over. General registers only. */
+void watch_grant_add(struct watch_vcpu *w, const struct watch_event *e, uint64_t rip, bool is_dropped);
 
 /* The instruction is over, or another one begins: what was granted is used up. vCPU thread, or v->lock held. */
 static inline void watch_forget(struct watch_vcpu *w)

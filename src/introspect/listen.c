@@ -1,165 +1,58 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * See listen.h. vm.watch.lock guards listeners, subscriptions and queues; vCPUs take it when something happens that somebody watches. Whoever changes who
- * watches what holds vm.watch.change around that, as the engine's flush is waited for without vm.watch.lock. A call gets a reference to the VM for as long as
- * it lasts; without one the VM is going, no vCPU raises anything any more, and end_lock takes the place of both.
+ * See listen.h: who wants what, and when it ends. vm.watch.lock guards listeners and subscriptions; vCPUs take it for events that raise.c cannot tell. Whoever
+ * changes who watches what holds vm.watch.change around that, as vCPUs and the engine's flush are waited for without vm.watch.lock. A call gets a reference to
+ * the VM for as long as it lasts; without one the VM is going, no vCPU raises anything any more, and look_end_lock takes the place of both.
  */
-#include "introspect/listen.h"
-
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-#include "core/timer.h"
+#include "base/barrier.h"
+#include "base/host.h"
+#include "base/memfd.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
+#include "introspect/listen_priv.h"
 
 #define FD_LEAST 512 /* out of the way of programs that expect their own numbers */
-#define CR3_ADDRESS 0x000ffffffffff000ull
-
-struct subscription {
-    struct subscription *next;
-    unsigned number;
-    bool is_over; /* its count is used up */
-    uint64_t n_told;
-    struct look_filter filter;
-    struct watch_table ranges; /* by the byte */
-};
-
-struct look_listener {
-    struct look_listener *next;
-    struct vm *vm; /* NULL when it has gone; end_lock */
-    uint32_t vm_number;
-    struct subscription *first;
-    unsigned n_subscriptions, last_number;
-    uint64_t bit; /* among the VM's listeners */
-    int fd;
-    uint64_t dropped;
-    unsigned head, n; /* of the queue */
-    struct watch_record queue[LOOK_QUEUE_RECORDS];
-};
 
 /* Before the locks of a VM that is going. */
-static pthread_mutex_t end_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t look_end_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* With a reference, or NULL: it has gone, or is about to. */
-static struct vm *vm_of(const struct look_listener *l)
+struct vm *look_vm_of(const struct look_listener *l)
 {
     return vm_find_exactly(l->vm_number);
 }
 
-/* ---- on the vCPU's thread ---- */
-
-static bool is_in_ranges(const struct watch_table *t, const struct watch_event *e)
-{
-    for (unsigned i = 0; i < 3; i++)
-        if ((e->access >> i & 1) && watch_ranges_meet(&t->of[i], e->gpa, e->gpa + e->bytes - 1))
-            return true;
-    return false;
-}
-
-static bool wants(const struct subscription *s, const struct vcpu *v, const struct watch_event *e)
-{
-    const struct look_filter *f = &s->filter;
-    if (!(f->kinds & e->kind) || s->is_over || e->index < f->first_index || e->index > f->last_index)
-        return false;
-    if ((f->has_vcpu && v->id != f->vcpu) || (f->has_cr3 && ((v->cpu.cr3 ^ f->cr3) & CR3_ADDRESS)))
-        return false;
-    if ((f->cpls && !(f->cpls >> vcpu_cpl(v) & 1)) || (e->value & f->value_mask) != f->value)
-        return false;
-    if (e->kind == WATCH_ACCESS && !is_in_ranges(&s->ranges, e))
-        return false;
-    return !f->is_wanted || f->is_wanted(f->context, v, e);
-}
-
-static void wake(const struct look_listener *l)
-{
-    uint64_t one = 1;
-    if (write(l->fd, &one, sizeof one) != sizeof one) {
-        /* full: it is readable already */
-    }
-}
-
-static void queue_put(struct look_listener *l, const struct watch_record *r)
-{
-    if (l->n == LOOK_QUEUE_RECORDS) {
-        l->dropped++;
-        return;
-    }
-    if (!l->n)
-        wake(l);
-    l->queue[(l->head + l->n++) % LOOK_QUEUE_RECORDS] = *r;
-}
-
-/* Whether a subscription of the listener wants it; *is_asking if one of those asks. */
-static bool listener_wants(struct look_listener *l, const struct vcpu *v, const struct watch_event *e, bool *is_asking)
-{
-    bool is_wanted = false;
-    *is_asking = false;
-    for (struct subscription *s = l->first; s; s = s->next) {
-        if (!wants(s, v, e))
-            continue;
-        is_wanted = true;
-        *is_asking |= s->filter.is_asking;
-        s->is_over = s->filter.count && ++s->n_told >= s->filter.count;
-    }
-    return is_wanted;
-}
-
-static void record_fill(struct watch_record *r, const struct vcpu *v, const struct watch_event *e)
-{
-    *r = (struct watch_record){
-        .event = *e,
-        .vcpu = v->id,
-        .cpl = vcpu_cpl(v),
-        .rip = v->cpu.rip,
-        .rflags = v->cpu.rflags,
-        .cr3 = v->cpu.cr3,
-        .time_ns = timer_now_ns(),
-    };
-    memcpy(r->gpr, v->cpu.gpr, sizeof r->gpr);
-}
-
-static bool look_raise(struct vcpu *v, const struct watch_event *e)
-{
-    struct watch_record r;
-    bool is_filled = false, is_asking;
-    uint64_t waits_for = 0;
-    for (struct look_listener *l = v->vm->watch.listeners; l; l = l->next) {
-        if (!listener_wants(l, v, e, &is_asking))
-            continue;
-        if (!is_filled)
-            record_fill(&r, v, e);
-        is_filled = true;
-        if (is_asking) {
-            waits_for |= l->bit;
-            wake(l);
-        } else {
-            queue_put(l, &r);
-        }
-    }
-    if (waits_for) {
-        r.question = ++v->vm->watch.last_question;
-        v->watch.asked = r;
-        v->watch.waits_for = waits_for;
-    }
-    return waits_for;
-}
-
 static void look_end(struct vm *vm)
 {
-    pthread_mutex_lock(&end_lock);
+    pthread_mutex_lock(&look_end_lock);
     for (struct look_listener *l = vm->watch.listeners; l; l = l->next) {
         l->vm = NULL;
-        wake(l);
+        atomic_store(&l->head->is_over, 1);
+        look_wake(l);
     }
-    pthread_mutex_unlock(&end_lock);
+    pthread_mutex_unlock(&look_end_lock);
 }
 
-static const struct watch_ops look_watch_ops = { .raise = look_raise, .end = look_end };
+static const struct watch_ops look_watch_ops = { .tell = look_tell, .raise = look_raise, .end = look_end };
+
+/* watch.change is held, watch.lock is not: what was taken out of a list before is in no vCPU's hands when this returns. */
+static void wait_told(struct vm *vm)
+{
+    barrier_heavy();
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        while (v && atomic_load(&v->watch.is_telling))
+            sched_yield();
+    }
+}
 
 /* ---- who watches what ---- */
 
@@ -256,6 +149,7 @@ static struct subscription *subscription_make(const struct look_filter *f, const
     if (!s)
         return NULL;
     s->filter = *f;
+    s->is_plain = !f->is_asking && !f->is_wanted && !f->count;
     for (unsigned k = 0; k < 3; k++) {
         struct watch_ranges *to = &s->ranges.of[k];
         to->range = n ? malloc(n * sizeof *to->range) : NULL;
@@ -279,10 +173,12 @@ static struct subscription *subscription_take(struct vm *vm, struct look_listene
     while ((s = *at) && s->number != number)
         at = &s->next;
     if (s) {
-        *at = s->next;
+        __atomic_store_n(at, s->next, __ATOMIC_RELEASE);
         l->n_subscriptions--;
+        l->n_plain -= s->is_plain;
     }
     pthread_mutex_unlock(&vm->watch.lock);
+    wait_told(vm);
     return s;
 }
 
@@ -294,8 +190,9 @@ static int subscription_add(struct vm *vm, struct look_listener *l, struct subsc
     pthread_mutex_lock(&vm->watch.change);
     pthread_mutex_lock(&vm->watch.lock);
     s->next = l->first;
-    l->first = s;
+    __atomic_store_n(&l->first, s, __ATOMIC_RELEASE);
     l->n_subscriptions++;
+    l->n_plain += s->is_plain;
     pthread_mutex_unlock(&vm->watch.lock);
     int r = refresh(vm, has_ranges);
     if (r) {
@@ -312,7 +209,7 @@ int look_subscribe(struct look_listener *l, const struct look_filter *f, const s
         return -EINVAL;
     if (l->n_subscriptions == LOOK_SUBSCRIPTIONS_MAX)
         return -ENOSPC;
-    struct vm *vm = vm_of(l);
+    struct vm *vm = look_vm_of(l);
     if (!vm)
         return -ESRCH;
     struct subscription *s = subscription_make(f, range, n_ranges);
@@ -327,7 +224,7 @@ int look_subscribe(struct look_listener *l, const struct look_filter *f, const s
 
 int look_unsubscribe(struct look_listener *l, unsigned number)
 {
-    struct vm *vm = vm_of(l);
+    struct vm *vm = look_vm_of(l);
     if (!vm)
         return -ESRCH;
     pthread_mutex_lock(&vm->watch.change);
@@ -343,27 +240,80 @@ int look_unsubscribe(struct look_listener *l, unsigned number)
 
 /* ---- listeners ---- */
 
-static int open_eventfd(void)
+static int move_up(int low)
 {
-    int low = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), high = low < 0 ? -1 : fcntl(low, F_DUPFD_CLOEXEC, FD_LEAST);
+    int high = fcntl(low, F_DUPFD_CLOEXEC, FD_LEAST);
     if (high < 0)
         return low; /* the limit is lower */
     close(low);
     return high;
 }
 
-int look_listener_create(struct vm *vm, struct look_listener **out)
+static int open_sockets(struct look_listener *l)
+{
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
+        return -errno;
+    l->fd = move_up(pair[0]);
+    l->waker = move_up(pair[1]);
+    return 0;
+}
+
+static int open_memory(struct look_listener *l)
+{
+    int low = memfd_create_sealed("vitrine-events", RING_FILE_BYTES);
+    if (low < 0)
+        return low;
+    int file = move_up(low), r = ring_reader_open(&l->reader, file);
+    if (r) {
+        close(file);
+        return r;
+    }
+    l->head = l->reader.head;
+    l->head->is_barrier_free = barrier_is_free;
+    l->head->tsc_khz = (uint32_t)host_facts()->tsc_khz;
+    atomic_store(&l->head->is_asleep, 1); /* the first event makes the socket readable */
+    return 0;
+}
+
+static int listener_make(struct vm *vm, struct look_listener **out)
 {
     struct look_listener *l = calloc(1, sizeof *l);
-    if (!l)
-        return -ENOMEM;
-    l->fd = open_eventfd();
-    if (l->fd < 0) {
+    int r = l ? open_sockets(l) : -ENOMEM;
+    if (!r && (r = open_memory(l))) {
+        close(l->fd);
+        close(l->waker);
+    }
+    if (r) {
         free(l);
-        return -EMFILE;
+        return r;
     }
     l->vm = vm;
     l->vm_number = vm->number;
+    *out = l;
+    return 0;
+}
+
+static void listener_free(struct look_listener *l)
+{
+    for (struct look_ring *r = l->rings, *next; r; r = next) {
+        next = r->next;
+        munmap(r->shared, sizeof *r->shared);
+        free(r);
+    }
+    ring_reader_close(&l->reader);
+    close(l->fd);
+    close(l->waker);
+    free(l);
+}
+
+int look_listener_create(struct vm *vm, struct look_listener **out)
+{
+    struct look_listener *l;
+    barrier_init();
+    int r = listener_make(vm, &l);
+    if (r)
+        return r;
     pthread_mutex_lock(&vm->watch.lock);
     uint64_t free_bits = ~vm->watch.listener_bits;
     l->bit = free_bits & -free_bits;
@@ -371,26 +321,28 @@ int look_listener_create(struct vm *vm, struct look_listener **out)
         vm->watch.listener_bits |= l->bit;
         vm->watch.ops = &look_watch_ops;
         l->next = vm->watch.listeners;
-        vm->watch.listeners = l;
+        __atomic_store_n(&vm->watch.listeners, l, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&vm->watch.lock);
     if (!l->bit) {
-        close(l->fd);
-        free(l);
+        listener_free(l);
         return -EBUSY;
     }
     *out = l;
     return 0;
 }
 
-/* watch.lock is held, or end_lock of a VM that is going. */
+/* watch.lock is held, or look_end_lock of a VM that is going. */
 static void unlink_listener(struct vm *vm, struct look_listener *l)
 {
-    struct look_listener *first = vm->watch.listeners, **at = &first;
-    while (*at != l)
-        at = &(*at)->next;
-    *at = l->next;
-    vm->watch.listeners = first;
+    struct look_listener *before = vm->watch.listeners;
+    if (before == l) {
+        __atomic_store_n(&vm->watch.listeners, l->next, __ATOMIC_RELEASE);
+    } else {
+        while (before->next != l)
+            before = before->next;
+        __atomic_store_n(&before->next, l->next, __ATOMIC_RELEASE);
+    }
     vm->watch.listener_bits &= ~l->bit;
 }
 
@@ -422,108 +374,36 @@ static void leave(struct vm *vm, struct look_listener *l)
     unlink_listener(vm, l);
     answer_all(vm, l->bit);
     pthread_mutex_unlock(&vm->watch.lock);
+    wait_told(vm);
     refresh(vm, free_subscriptions(l));
     pthread_mutex_unlock(&vm->watch.change);
 }
 
 void look_listener_destroy(struct look_listener *l)
 {
-    struct vm *vm = vm_of(l);
+    struct vm *vm = look_vm_of(l);
     if (vm) {
         leave(vm, l);
         vm_put(vm);
     } else {
-        pthread_mutex_lock(&end_lock);
+        pthread_mutex_lock(&look_end_lock);
         if (l->vm)
             unlink_listener(l->vm, l);
-        pthread_mutex_unlock(&end_lock);
+        pthread_mutex_unlock(&look_end_lock);
         free_subscriptions(l);
     }
-    close(l->fd);
-    free(l);
+    listener_free(l);
 }
 
 bool look_listener_has_vm(const struct look_listener *l)
 {
-    pthread_mutex_lock(&end_lock);
+    pthread_mutex_lock(&look_end_lock);
     bool has_vm = l->vm;
-    pthread_mutex_unlock(&end_lock);
+    pthread_mutex_unlock(&look_end_lock);
     return has_vm;
 }
 
 int look_listener_fd(const struct look_listener *l)
 {
     return l->fd;
-}
-
-/* ---- events and answers ---- */
-
-/* watch.lock is held. */
-static unsigned take_questions(struct vm *vm, const struct look_listener *l, struct watch_record *out, unsigned max)
-{
-    unsigned n = 0;
-    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && n < max; i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
-        if (!v || !(v->watch.waits_for & ~v->watch.told & l->bit))
-            continue;
-        v->watch.told |= l->bit;
-        out[n++] = v->watch.asked;
-    }
-    return n;
-}
-
-static unsigned take_queued(struct look_listener *l, struct watch_record *out, unsigned max)
-{
-    unsigned n = 0;
-    for (; l->n && n < max; l->n--) {
-        out[n++] = l->queue[l->head];
-        l->head = (l->head + 1) % LOOK_QUEUE_RECORDS;
-    }
-    return n;
-}
-
-unsigned look_listener_next(struct look_listener *l, struct watch_record *out, unsigned max, uint64_t *dropped)
-{
-    struct vm *vm = vm_of(l);
-    unsigned n = 0;
-    uint64_t count;
-    if (vm && read(l->fd, &count, sizeof count) < 0) {
-        /* nothing since the last time; what is left is taken all the same */
-    }
-    pthread_mutex_lock(vm ? &vm->watch.lock : &end_lock);
-    if (vm)
-        n = take_questions(vm, l, out, max);
-    n += take_queued(l, out + n, max - n);
-    *dropped = l->dropped;
-    if (n == max)
-        wake(l); /* there may be more */
-    pthread_mutex_unlock(vm ? &vm->watch.lock : &end_lock);
-    if (vm)
-        vm_put(vm);
-    return n;
-}
-
-static int answer(struct vm *vm, const struct look_listener *l, struct vcpu *v, uint64_t question, enum watch_answer answer, uint64_t value)
-{
-    int r = 0;
-    pthread_mutex_lock(&vm->watch.lock);
-    if (!(v->watch.waits_for & l->bit) || v->watch.asked.question != question)
-        r = -ESTALE;
-    else if (answer == WATCH_CHANGE && !(v->watch.asked.event.kind & (WATCH_CR | WATCH_MSR_WRITE | WATCH_XSETBV)))
-        r = -EINVAL;
-    else
-        watch_answer(v, l->bit, answer, value);
-    pthread_mutex_unlock(&vm->watch.lock);
-    return r;
-}
-
-int look_answer(struct look_listener *l, uint32_t vcpu, uint64_t question, enum watch_answer how, uint64_t value)
-{
-    struct vm *vm = vm_of(l);
-    if (!vm)
-        return -ESRCH;
-    struct vcpu *v = vcpu < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[vcpu], __ATOMIC_ACQUIRE) : NULL;
-    int r = !v ? -ENOENT : how >= WATCH_ANSWERS ? -EINVAL : answer(vm, l, v, question, how, value);
-    vm_put(vm);
-    return r;
 }

@@ -18,7 +18,6 @@ struct vm;
 
 #define LOOK_LISTENERS_MAX 64 /* of a VM */
 #define LOOK_SUBSCRIPTIONS_MAX 256
-#define LOOK_QUEUE_RECORDS 4096
 
 struct look_filter {
     uint32_t kinds; /* WATCH_* */

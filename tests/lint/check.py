@@ -162,13 +162,13 @@ def words():
 
 
 def engine_calls():
-    """The guest's vector registers are live in the engine: no libc function that may use them, and none in its own code (src/engine/soft/soft_priv.h)."""
-    library = archive("engine/soft")
-    if not os.path.exists(library):
+    """The guest's vector registers are live in the engine and in what it calls then: no libc function that may use them, and none in its own code (src/engine/soft/soft_priv.h)."""
+    libraries = [archive("engine/soft"), archive("light_core"), archive("light_introspect")]
+    if not os.path.exists(libraries[0]):
         raise Skip("the engine is not built in " + BUILD)
-    undefined = subprocess.run(["nm", "-A", "-u", library], stdout=subprocess.PIPE, text=True, check=True).stdout
+    undefined = subprocess.run(["nm", "-A", "-u"] + libraries, stdout=subprocess.PIPE, text=True, check=True).stdout
     wrong = ["%s calls %s" % m for m in re.findall(r"([^:/]+\.o):\s+U (?:__)?((?:mem(?:cpy|move|set|cmp|chr|mem)|bcmp|str[a-z]+|[a-z]*printf|wmem\w+)(?:_chk)?)$", undefined, re.M)]
-    listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", library], stdout=subprocess.PIPE, text=True, check=True).stdout
+    listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn"] + libraries, stdout=subprocess.PIPE, text=True, check=True).stdout
     for part in re.split(r"\n(?=\S+:\s+file format)", listing):
         file = part.strip().split(":")[0]
         # Assembler files handle the vector state on purpose.

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "introspect/ring.h"
 #include "tests/unit/watched.h"
 #include "transport/inproc.h"
 
@@ -68,18 +69,23 @@ static void test_dropped(void **state)
 {
     (void)state;
     struct watched g;
-    static struct watch_record r[LOOK_QUEUE_RECORDS];
+    static struct watch_record r[RING_SLOTS];
     struct look_filter f = { .kinds = WATCH_ACCESS, .last_index = UINT32_MAX };
     uint64_t dropped;
     WATCHED_CREATE(&g, loop);
     assert_true(look_subscribe(g.l, &f, &(struct look_range){ DATA_AT, DATA_AT + 1, WATCH_WRITE }, 1) > 0);
     watched_start(&g);
-    while (*(volatile uint16_t *)(g.real.ram + DATA_AT) < LOOK_QUEUE_RECORDS + 1000)
+    while (*(volatile uint16_t *)(g.real.ram + DATA_AT) < RING_SLOTS + 1000)
         usleep(100);
     watched_stop(&g);
     uint16_t n = *(uint16_t *)(g.real.ram + DATA_AT);
-    assert_int_equal(look_listener_next(g.l, r, LOOK_QUEUE_RECORDS, &dropped), LOOK_QUEUE_RECORDS);
-    assert_int_equal((uint16_t)(dropped + LOOK_QUEUE_RECORDS), n);
+    assert_int_equal(look_listener_next(g.l, r, RING_SLOTS, &dropped), RING_SLOTS);
+    assert_int_equal((uint16_t)(dropped + RING_SLOTS), n);
+    for (unsigned i = 0; i < RING_SLOTS; i++) {
+        assert_int_equal(r[i].sequence, i + 1);
+        assert_int_equal(r[i].event.gpa, DATA_AT);
+        assert_true(!i || r[i].time_ns >= r[i - 1].time_ns);
+    }
     watched_destroy(&g);
 }
 

@@ -7,11 +7,19 @@
 
 #include "engine/soft/code.h"
 
+static enum watch_verdict ask(struct soft_vcpu *sv, struct watch_event *e)
+{
+    enum watch_verdict verdict = watch_tell(&sv->v, e);
+    if (verdict != WATCH_UNDECIDED)
+        return verdict;
+    fp_put(sv);
+    return watch_ask(&sv->v, e);
+}
+
 static bool must_wait(struct soft_vcpu *sv, struct watch_event *e)
 {
-    fp_put(sv);
     sv->v.watch.is_delivery = false; /* else watch_put_back says so */
-    return watch_ask(&sv->v, e) == WATCH_WAIT;
+    return ask(sv, e) == WATCH_WAIT;
 }
 
 enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e)
@@ -41,8 +49,7 @@ enum step watch_delivery_ask(struct soft_vcpu *sv, enum event_kind kind, const s
         e.old_value = f->code;
         e.value = f->addr;
     }
-    fp_put(sv);
-    switch (watch_ask(&sv->v, &e)) {
+    switch (ask(sv, &e)) {
     case WATCH_GO:
         return STEP_JUMP;
     case WATCH_GO_DROPPED:

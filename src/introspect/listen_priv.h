@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What listen.c, which keeps who wants what, and raise.c, where vCPUs look it up, share. Listeners and subscriptions are lists that a vCPU may walk without a
+ * lock: what is taken out is freed after look_wait_told.
+ */
+#ifndef VITRINE_INTROSPECT_LISTEN_PRIV_H
+#define VITRINE_INTROSPECT_LISTEN_PRIV_H
+
+#include <pthread.h>
+
+#include "core/vm.h"
+#include "introspect/listen.h"
+#include "introspect/ring.h"
+
+struct subscription {
+    struct subscription *next;
+    unsigned number;
+    bool is_plain; /* nothing but conditions of raise.c, and nobody to wait for */
+    bool is_over;  /* its count is used up */
+    uint64_t n_told;
+    struct look_filter filter;
+    struct watch_table ranges; /* by the byte */
+};
+
+/* The vCPU's side of a ring. Its thread's. */
+struct look_ring {
+    struct look_ring *next;
+    struct ring_cpu *shared;
+    uint64_t head, tail; /* as in shared; tail as it was when it was last looked at */
+    uint64_t n_lost;
+};
+
+struct look_listener {
+    struct look_listener *next;
+    struct vm *vm; /* NULL when it has gone; end_lock */
+    uint32_t vm_number;
+    struct subscription *first;
+    unsigned n_subscriptions, n_plain, last_number;
+    uint64_t bit;  /* among the VM's listeners */
+    int fd, waker; /* a pair of sockets: what the tool waits at, and where it is woken */
+    struct ring_head *head;
+    struct ring_reader reader;           /* for look_listener_next */
+    unsigned n_rings;                    /* under watch.lock, as the next */
+    struct look_ring *rings;             /* all */
+    struct look_ring *ring[VM_VCPU_IDS]; /* by the vCPU's id, whose thread makes it when it has something to tell */
+};
+
+extern pthread_mutex_t look_end_lock;
+struct vm *look_vm_of(const struct look_listener *l);
+
+/* ask.c: watch_ops.raise */
+bool look_raise(struct vcpu *v, const struct watch_event *e);
+
+/* ---- raise.c: general registers only, on the vCPU's thread ---- */
+
+/* All conditions but filter.is_wanted and the count. */
+bool look_matches(const struct subscription *s, const struct vcpu *v, const struct watch_event *e);
+void look_fill(struct ring_record *r, const struct vcpu *v, const struct watch_event *e);
+/* False: there is no room, and it is counted. */
+bool look_put(struct look_ring *r, const struct vcpu *v, const struct watch_event *e);
+void look_wake(const struct look_listener *l);
+void look_wake_if_asleep(const struct look_listener *l);
+/* watch_ops.tell */
+bool look_tell(struct vcpu *v, const struct watch_event *e);
+
+#endif

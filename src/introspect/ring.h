@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a listener was told, in memory that the VM's process and the tool's may share: for each vCPU a ring of records that this vCPU alone writes and the tool
+ * alone takes, and a place for the question that it waits with. Neither side believes the other: each keeps its own position, a word of the other side's is
+ * checked at each use, and the file cannot shrink. Here are the layout and the reading side; the vCPUs' side is raise.c and listen.c.
+ *
+ * A reader is used by one thread at a time. No lock.
+ */
+#ifndef VITRINE_INTROSPECT_RING_H
+#define VITRINE_INTROSPECT_RING_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "core/watch.h"
+
+#define RING_SLOTS 4096u /* records of a vCPU */
+#define RING_CPUS_MAX 4096u
+
+/* The first half is always filled. */
+struct ring_record {
+    struct watch_event event;
+    uint64_t rip, cr3, rflags;
+    uint64_t tsc; /* the host's */
+    uint64_t sequence;
+    uint32_t cpl, has_gpr;
+    _Alignas(128) uint64_t gpr[GPR_COUNT];
+};
+_Static_assert(sizeof(struct ring_record) == 256 && offsetof(struct ring_record, gpr) == 128, "two cache lines, or four");
+
+/* ring_cpu.turn: a question's number * RING_STATES + its state. */
+enum { RING_ASKED = 1, RING_STATES = 4 };
+
+struct ring_cpu {
+    /* The VM's. */
+    _Alignas(128) _Atomic uint64_t head; /* records written */
+    _Atomic uint64_t lost;               /* not written: there was no room */
+    /* The tool's. */
+    _Alignas(128) _Atomic uint64_t tail; /* records taken */
+    /* Of both. */
+    _Alignas(128) _Atomic uint64_t turn;
+    _Alignas(128) struct ring_record question;
+    _Alignas(PAGE_BYTES) struct ring_record record[RING_SLOTS];
+};
+
+struct ring_head {
+    /* The VM's. */
+    _Atomic uint32_t n_cpus;  /* rings that there are, in the order in which they were made */
+    _Atomic uint32_t is_over; /* the VM has gone */
+    uint32_t is_barrier_free; /* base/barrier.h */
+    uint32_t tsc_khz;
+    _Atomic uint64_t lost; /* of vCPUs for which there is no memory for a ring */
+    /* Of both: who finds it set and has something to tell clears it and wakes the tool. */
+    _Alignas(128) _Atomic uint32_t is_asleep;
+    _Alignas(128) uint16_t cpu[RING_CPUS_MAX]; /* ids of the vCPUs */
+};
+
+#define RING_HEAD_BYTES ((sizeof(struct ring_head) + PAGE_OFFSET_MASK) & ~(size_t)PAGE_OFFSET_MASK)
+/* Most of it is never touched, and so is not there. */
+#define RING_FILE_BYTES (RING_HEAD_BYTES + (uint64_t)RING_CPUS_MAX * sizeof(struct ring_cpu))
+
+/* Where ring i is in the file. */
+static inline uint64_t ring_offset(unsigned i)
+{
+    return RING_HEAD_BYTES + (uint64_t)i * sizeof(struct ring_cpu);
+}
+
+struct ring_reader {
+    int file;
+    struct ring_head *head;
+    unsigned n;    /* of the arrays below */
+    unsigned next; /* whose question is looked at first */
+    struct ring_seen {
+        struct ring_cpu *cpu;
+        uint32_t id;
+        uint64_t taken;    /* what tail says */
+        uint64_t question; /* the last one that was taken */
+    } seen[RING_CPUS_MAX];
+};
+
+/* Takes over `file`, whose size must be RING_FILE_BYTES and sealed. 0 or -errno: nothing was taken over. */
+int ring_reader_open(struct ring_reader *r, int file);
+void ring_reader_close(struct ring_reader *r);
+/* Up to max records, questions first, the others in the order of their time. -EPROTO: the other side writes what cannot be; -ENOMEM. */
+int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max);
+uint64_t ring_lost(const struct ring_reader *r);
+/* Before sleeping: true if whoever tells something from now on wakes the reader; false if there is something already. */
+bool ring_fall_asleep(struct ring_reader *r, bool (*barrier)(void));
+void ring_stay_awake(struct ring_reader *r);
+
+#endif
