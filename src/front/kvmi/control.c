@@ -231,6 +231,11 @@ int kvmi_control_step(struct kvmi_arg *a, bool enable)
     return r;
 }
 
+bool kvmi_is_stepped(const struct kvmi_arg *a)
+{
+    return atomic_load(&wants_of(a)->is_stepped);
+}
+
 int kvmi_begin_injection(struct kvmi_arg *a)
 {
     struct kvmi_wants *w = wants_of(a);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "abi/kvmi_v12.h"
 #include "base/log.h"
 #include "core/time.h"
 #include "front/kvmi/kvmi_priv.h"
@@ -25,7 +26,12 @@ const struct kvmi_command *kvmi_command_at(const struct kvmi_dialect *d, unsigne
 
 const char *kvmi_event_name(const struct kvmi_dialect *d, unsigned event)
 {
-    return event < d->n_events ? d->event[event] : NULL;
+    return event < d->n_events ? d->event[event].name : NULL;
+}
+
+enum kvmi_event_id kvmi_event_at(const struct kvmi_dialect *d, unsigned number)
+{
+    return kvmi_event_name(d, number) ? d->event[number].event : KVMI_EVENTS;
 }
 
 bool kvmi_is_refused(const struct kvmi_command *c)
@@ -51,8 +57,8 @@ int kvmi_check_command(struct kvmi_arg *a)
 
 int kvmi_check_event(struct kvmi_arg *a)
 {
-    unsigned event = ((const struct kvmi_check *)a->in)->id;
-    if (!kvmi_event_name(a->session->dialect, event))
+    enum kvmi_event_id event = kvmi_event_at(a->session->dialect, ((const struct kvmi_check *)a->in)->id);
+    if (event == KVMI_EVENTS)
         return -ENOENT;
     return kvmi_allows_event(a->session, event) ? 0 : -EPERM;
 }
@@ -78,8 +84,10 @@ static bool has_cpu(const struct kvmi_session *s, uint32_t id)
 void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && s->n_cpus < VM_VCPUS_MAX; i++)
-        if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i))
+        if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i)) {
             s->cpu[s->n_cpus++] = (struct kvmi_cpu){ .id = (uint16_t)i };
+            atomic_store(&s->wants[i].events, s->dialect->events_always);
+        }
 }
 
 struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu)
@@ -87,16 +95,23 @@ struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu)
     return __atomic_load_n(&vm->vcpu[cpu->id], __ATOMIC_ACQUIRE);
 }
 
-static int take_vcpu(struct kvmi_arg *a, const uint8_t **payload, uint32_t *bytes)
+bool kvmi_take_vcpu(struct kvmi_arg *a, unsigned number)
+{
+    if (number >= a->session->n_cpus)
+        return false;
+    a->cpu = &a->session->cpu[number];
+    a->vcpu = kvmi_vcpu_of(a->vm, a->cpu);
+    return true;
+}
+
+static int take_vcpu_head(struct kvmi_arg *a, const uint8_t **payload, uint32_t *bytes)
 {
     struct kvmi_vcpu head;
     if (*bytes < sizeof head)
         return -EINVAL;
     memcpy(&head, *payload, sizeof head);
-    if (head.zero1 || head.zero2 || head.vcpu >= a->session->n_cpus)
+    if (head.zero1 || head.zero2 || !kvmi_take_vcpu(a, head.vcpu))
         return -EINVAL;
-    a->cpu = &a->session->cpu[head.vcpu];
-    a->vcpu = kvmi_vcpu_of(a->vm, a->cpu);
     *payload += sizeof head;
     *bytes -= sizeof head;
     return 0;
@@ -105,7 +120,7 @@ static int take_vcpu(struct kvmi_arg *a, const uint8_t **payload, uint32_t *byte
 static int command_call(const struct kvmi_command *c, struct kvmi_arg *a, const uint8_t *payload, uint32_t bytes)
 {
     uint8_t *in = a->session->in;
-    int r = c->is_vcpu ? take_vcpu(a, &payload, &bytes) : 0;
+    int r = c->is_vcpu ? take_vcpu_head(a, &payload, &bytes) : 0;
     if (r)
         return r;
     memcpy(in, payload, bytes);
@@ -155,11 +170,31 @@ static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_
     return (ssize_t)(sizeof reply + bytes);
 }
 
+/*
+ * All dialects say version 1. GET_VERSION and the two checks have numbers and sizes that do not tell; what comes next may. The first dialect is the one of
+ * today's tools, so it is given up for what it does not have.
+ */
+static void choose_dialect(struct kvmi_session *s, const struct kvmi_head *head)
+{
+    static const struct kvmi_head only_v12[] = {
+        { KVMI12_VCPU_CONTROL_EVENTS, 16, 0 }, { KVMI12_VM_GET_INFO, 0, 0 }, { KVMI12_VM_CONTROL_EVENTS, 8, 0 }, { KVMI12_VM_READ_PHYSICAL, 16, 0 }
+    };
+    for (unsigned i = 0; i < sizeof only_v12 / sizeof *only_v12; i++)
+        if (head->id == only_v12[i].id && head->bytes == only_v12[i].bytes)
+            s->dialect = &kvmi_dialect_v12;
+    bool is_of_both = head->id == KVMI_GET_VERSION || head->id == KVMI12_VM_CHECK_COMMAND || head->id == KVMI12_VM_CHECK_EVENT;
+    s->is_dialect_open = is_of_both && s->dialect != &kvmi_dialect_v12;
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        atomic_store(&s->wants[s->cpu[i].id].events, s->dialect->events_always);
+}
+
 ssize_t kvmi_handle(struct kvmi_session *s, const struct kvmi_head *head, const void *payload, void *out)
 {
     struct vm *vm = vm_find_exactly(s->vm_number);
     if (!vm)
         return -ESRCH;
+    if (s->is_dialect_open)
+        choose_dialect(s, head);
     kvmi_notice_cpus(s, vm);
     ssize_t n;
     if (head->id == s->dialect->id_event_reply)
@@ -218,6 +253,7 @@ struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_o
     if (!s)
         return NULL;
     s->dialect = options->dialect ? options->dialect : &kvmi_dialect_libkvmi;
+    s->is_dialect_open = !options->dialect;
     s->options = options;
     s->vm_number = vm_number;
     return s;

@@ -29,7 +29,7 @@ struct kvmi_options {
     struct kvmi_policy policy;
 };
 
-/* NULL, or why it cannot be: "b" or "auto"; a list of names with '+' between them, capital or small letters. */
+/* NULL, or why it cannot be: a letter or "auto"; a list of names with '+' between them, capital or small letters. */
 const char *kvmi_dialect_parse(const char *text, const struct kvmi_dialect **out);
 const char *kvmi_policy_parse(const char *names, enum kvmi_policy_kind kind, struct kvmi_policy *out);
 
@@ -47,20 +47,26 @@ struct kvmi_command {
     int (*handle)(struct kvmi_arg *a);
 };
 
+struct kvmi_event_kind {
+    const char *name; /* NULL: it is never sent */
+    enum kvmi_event_id event;
+};
+
 struct kvmi_dialect {
     char letter; /* what users call it */
     const char *name;
     unsigned n_commands, n_events;
-    const struct kvmi_command *command; /* by message id; without a name: there is none */
-    const char *const *event;           /* names by event id; NULL: it is never sent */
-    uint16_t id_event_reply;            /* of the tool's messages that are no commands */
-    uint16_t id_ours;                   /* of messages that only we send */
+    const struct kvmi_command *command;  /* by message id; without a name: there is none */
+    const struct kvmi_event_kind *event; /* by the dialect's number of it */
+    uint32_t events_always;              /* 1 << enum kvmi_event_id: no switch for them, they follow from commands */
+    uint16_t id_event_reply;             /* of the tool's messages that are no commands */
+    uint16_t id_ours;                    /* of messages that only we send */
     /* The payload of an event's message, up to KVMI_MESSAGE_MAX bytes: its size. *id: the message's. */
     uint32_t (*encode_event)(const struct kvmi_told *t, uint16_t *id, void *out);
     /* The answer to an event of that vCPU. False: none that it has. */
     bool (*decode_reply)(enum kvmi_event_id event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out);
 };
-extern const struct kvmi_dialect kvmi_dialect_libkvmi;
+extern const struct kvmi_dialect kvmi_dialect_libkvmi, kvmi_dialect_v12;
 
 const struct kvmi_command *kvmi_command_at(const struct kvmi_dialect *d, unsigned id); /* NULL: there is none */
 const char *kvmi_event_name(const struct kvmi_dialect *d, unsigned event);             /* NULL: it is never sent */

@@ -83,7 +83,8 @@ struct kvmi_cpu {
 struct kvmi_session {
     const struct kvmi_dialect *dialect;
     const struct kvmi_options *options;
-    const char *why; /* the connection had to end */
+    const char *why;      /* the connection had to end */
+    bool is_dialect_open; /* and may be another one by what comes next */
     uint32_t vm_number;
     unsigned n_cpus;
     uint32_t next_sequence;
@@ -108,6 +109,12 @@ struct kvmi_arg {
     void *out;         /* room for KVMI_DATA_MAX bytes */
     uint32_t out_bytes;
 };
+
+/* Columns of a dialect's table. */
+#define CPU true
+#define ALL false
+#define DATA true
+#define ERROR false
 
 /* ---- handlers that dialects share ---- */
 
@@ -147,6 +154,7 @@ int kvmi_control_vm_event(struct kvmi_arg *a, enum kvmi_event_id event, bool ena
 int kvmi_control_register(struct kvmi_arg *a, uint32_t cr, bool enable);
 int kvmi_control_msr(struct kvmi_arg *a, uint32_t msr, bool enable);
 int kvmi_control_step(struct kvmi_arg *a, bool enable);
+bool kvmi_is_stepped(const struct kvmi_arg *a);
 /* Before and after an exception of the tool's is on its way: TRAP tells what really came, if it is wanted. */
 int kvmi_begin_injection(struct kvmi_arg *a);
 void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu);
@@ -157,11 +165,21 @@ int kvmi_pause(struct kvmi_arg *a);
 bool kvmi_take_event_reply(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload);
 void kvmi_pauses_end(struct kvmi_session *s, struct vm *vm);
 
+/* encode.c */
+void kvmi_encode_state(const struct kvmi_told *t, struct kvmi_event *out); /* without event and view */
+uint8_t kvmi_descriptor_of(uint32_t table);                                /* WATCH_GDTR and its like, in KVMI's numbers */
+/* A struct kvmi_vcpu and a struct kvmi_event_reply, with up to more_bytes behind them. False: something else. */
+bool kvmi_decode_answer(unsigned event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, uint32_t more_bytes, struct kvmi_verdict *out);
+void kvmi_decode_value(const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out); /* the register's, behind those */
+#define KVMI_PUT(out, type, ...) (memcpy(out, &(const struct type){ __VA_ARGS__ }, sizeof(struct type)), (uint32_t)sizeof(struct type))
+
 /* policy.c: what the user lets this tool do. */
 bool kvmi_allows_command(const struct kvmi_session *s, const struct kvmi_command *c);
 bool kvmi_allows_event(const struct kvmi_session *s, enum kvmi_event_id event);
 
 /* kvmi.c */
+bool kvmi_take_vcpu(struct kvmi_arg *a, unsigned number);                        /* false: there is none */
+enum kvmi_event_id kvmi_event_at(const struct kvmi_dialect *d, unsigned number); /* KVMI_EVENTS: there is none */
 void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm);
 struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu);
 

@@ -69,11 +69,6 @@ static int get_next_available_gfn(struct kvmi_arg *a)
 
 /* ---- the table ---- */
 
-#define CPU true
-#define ALL false
-#define DATA true
-#define ERROR false
-
 /* clang-format off */
 static const struct kvmi_command commands[KVMI_IDS] = {
     /* Not a command, but tools may ask for it: see kvmi_take_event_reply. */
@@ -113,68 +108,39 @@ static const struct kvmi_command commands[KVMI_IDS] = {
 };
 /* clang-format on */
 
-static const char *const events[KVMI_EVENTS] = {
-    [KVMI_EVENT_UNHOOK] = "UNHOOK",
-    [KVMI_EVENT_CR] = "CR",
-    [KVMI_EVENT_MSR] = "MSR",
-    [KVMI_EVENT_XSETBV] = "XSETBV",
-    [KVMI_EVENT_BREAKPOINT] = "BREAKPOINT",
-    [KVMI_EVENT_HYPERCALL] = "HYPERCALL",
-    [KVMI_EVENT_TRAP] = "TRAP",
-    [KVMI_EVENT_DESCRIPTOR] = "DESCRIPTOR",
-    [KVMI_EVENT_PAUSE_VCPU] = "PAUSE_VCPU",
-    [KVMI_EVENT_SINGLESTEP] = "SINGLESTEP",
-    [KVMI_EVENT_CPUID] = "CPUID",
+static const struct kvmi_event_kind events[KVMI_EVENTS] = {
+    [KVMI_EVENT_UNHOOK] = { "UNHOOK", KVMI_EVENT_UNHOOK },
+    [KVMI_EVENT_CR] = { "CR", KVMI_EVENT_CR },
+    [KVMI_EVENT_MSR] = { "MSR", KVMI_EVENT_MSR },
+    [KVMI_EVENT_XSETBV] = { "XSETBV", KVMI_EVENT_XSETBV },
+    [KVMI_EVENT_BREAKPOINT] = { "BREAKPOINT", KVMI_EVENT_BREAKPOINT },
+    [KVMI_EVENT_HYPERCALL] = { "HYPERCALL", KVMI_EVENT_HYPERCALL },
+    [KVMI_EVENT_TRAP] = { "TRAP", KVMI_EVENT_TRAP },
+    [KVMI_EVENT_DESCRIPTOR] = { "DESCRIPTOR", KVMI_EVENT_DESCRIPTOR },
+    [KVMI_EVENT_PAUSE_VCPU] = { "PAUSE_VCPU", KVMI_EVENT_PAUSE_VCPU },
+    [KVMI_EVENT_SINGLESTEP] = { "SINGLESTEP", KVMI_EVENT_SINGLESTEP },
+    [KVMI_EVENT_CPUID] = { "CPUID", KVMI_EVENT_CPUID },
 };
 
 /* ---- events ---- */
-
-static void encode_common(const struct kvmi_told *t, struct kvmi_event *out)
-{
-    const struct kvmi_state *s = &t->state;
-    *out = (struct kvmi_event){ .bytes = sizeof *out,
-                                .vcpu = (uint16_t)t->vcpu,
-                                .event = (uint8_t)t->event,
-                                .mode = s->mode,
-                                .view = s->view,
-                                .regs = s->regs,
-                                .sregs = s->sregs,
-                                .sysenter_cs = s->sysenter_cs,
-                                .sysenter_esp = s->sysenter_esp,
-                                .sysenter_eip = s->sysenter_eip,
-                                .efer = s->efer,
-                                .star = s->star,
-                                .lstar = s->lstar,
-                                .cstar = s->cstar,
-                                .pat = s->pat,
-                                .kernel_gs_base = s->kernel_gs_base };
-}
-
-static uint8_t descriptor_of(uint32_t table)
-{
-    static const uint8_t number[] = { [WATCH_IDTR] = 1, [WATCH_GDTR] = 2, [WATCH_LDTR] = 3, [WATCH_TR] = 4 };
-    return number[table];
-}
-
-#define PUT(type, ...) (memcpy(out, &(const struct type){ __VA_ARGS__ }, sizeof(struct type)), (uint32_t)sizeof(struct type))
 
 static uint32_t encode_specific(const struct kvmi_told *t, void *out)
 {
     switch (t->event) {
     case KVMI_EVENT_CR:
-        return PUT(kvmi_event_cr, .cr = (uint16_t)t->index, .old_value = t->old_value, .new_value = t->value);
+        return KVMI_PUT(out, kvmi_event_cr, .cr = (uint16_t)t->index, .old_value = t->old_value, .new_value = t->value);
     case KVMI_EVENT_MSR:
-        return PUT(kvmi_event_msr, .msr = t->index, .old_value = t->old_value, .new_value = t->value);
+        return KVMI_PUT(out, kvmi_event_msr, .msr = t->index, .old_value = t->old_value, .new_value = t->value);
     case KVMI_EVENT_BREAKPOINT:
-        return PUT(kvmi_event_breakpoint, .gpa = t->gpa, .insn_bytes = t->insn_bytes);
+        return KVMI_PUT(out, kvmi_event_breakpoint, .gpa = t->gpa, .insn_bytes = t->insn_bytes);
     case KVMI_EVENT_TRAP:
-        return PUT(kvmi_event_trap, .vector = (uint8_t)t->index, .error_code = (uint32_t)t->old_value, .cr2 = t->value);
+        return KVMI_PUT(out, kvmi_event_trap, .vector = (uint8_t)t->index, .error_code = (uint32_t)t->old_value, .cr2 = t->value);
     case KVMI_EVENT_DESCRIPTOR:
-        return PUT(kvmi_event_descriptor, .descriptor = descriptor_of(t->index), .is_write = t->access == WATCH_WRITE);
+        return KVMI_PUT(out, kvmi_event_descriptor, .descriptor = kvmi_descriptor_of(t->index), .is_write = t->access == WATCH_WRITE);
     case KVMI_EVENT_SINGLESTEP:
-        return PUT(kvmi_byte, .value = t->is_failed);
+        return KVMI_PUT(out, kvmi_byte, .value = t->is_failed);
     case KVMI_EVENT_CPUID:
-        return PUT(kvmi_event_cpuid, .function = t->index, .index = (uint32_t)t->value, .insn_bytes = t->insn_bytes);
+        return KVMI_PUT(out, kvmi_event_cpuid, .function = t->index, .index = (uint32_t)t->value, .insn_bytes = t->insn_bytes);
     default:
         return 0;
     }
@@ -183,7 +149,9 @@ static uint32_t encode_specific(const struct kvmi_told *t, void *out)
 static uint32_t encode_event(const struct kvmi_told *t, uint16_t *id, void *out)
 {
     struct kvmi_event common;
-    encode_common(t, &common);
+    kvmi_encode_state(t, &common);
+    common.event = (uint8_t)t->event;
+    common.view = t->state.view;
     memcpy(out, &common, sizeof common);
     *id = KVMI_EVENT;
     return (uint32_t)sizeof common + encode_specific(t, (char *)out + sizeof common);
@@ -192,22 +160,21 @@ static uint32_t encode_event(const struct kvmi_told *t, uint16_t *id, void *out)
 /* What is missing at the end of a reply was not said; what is too much would be of another protocol. */
 static bool decode_reply(enum kvmi_event_id event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out)
 {
-    struct {
-        struct kvmi_vcpu vcpu;
-        struct kvmi_event_reply reply;
-    } in;
     bool has_value = event == KVMI_EVENT_CR || event == KVMI_EVENT_MSR;
-    if (bytes < sizeof in || bytes > sizeof in + (has_value ? sizeof out->value : 0))
+    if (!kvmi_decode_answer(event, vcpu, payload, bytes, has_value ? sizeof out->value : 0, out))
         return false;
-    memcpy(&in, payload, sizeof in);
-    if (in.vcpu.zero1 || in.vcpu.zero2 || in.reply.zero1 || in.reply.zero2 || in.vcpu.vcpu != vcpu || in.reply.event != event)
-        return false;
-    out->action = in.reply.action;
-    out->has_value = bytes == sizeof in + sizeof out->value;
-    if (out->has_value)
-        memcpy(&out->value, payload + sizeof in, sizeof out->value);
+    if (has_value)
+        kvmi_decode_value(payload, bytes, out);
     return true;
 }
 
-const struct kvmi_dialect kvmi_dialect_libkvmi = { 'b',    "libkvmi",        KVMI_IDS,   KVMI_EVENTS,  commands,
-                                                   events, KVMI_EVENT_REPLY, KVMI_EVENT, encode_event, decode_reply };
+const struct kvmi_dialect kvmi_dialect_libkvmi = { .letter = 'b',
+                                                   .name = "libkvmi",
+                                                   .n_commands = KVMI_IDS,
+                                                   .n_events = KVMI_EVENTS,
+                                                   .command = commands,
+                                                   .event = events,
+                                                   .id_event_reply = KVMI_EVENT_REPLY,
+                                                   .id_ours = KVMI_EVENT,
+                                                   .encode_event = encode_event,
+                                                   .decode_reply = decode_reply };

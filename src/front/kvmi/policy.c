@@ -10,7 +10,7 @@
 
 static const char event_prefix[] = "event:";
 
-static const struct kvmi_dialect *const dialects[] = { &kvmi_dialect_libkvmi };
+static const struct kvmi_dialect *const dialects[] = { &kvmi_dialect_libkvmi, &kvmi_dialect_v12 };
 #define DIALECTS (sizeof dialects / sizeof *dialects)
 
 const char *kvmi_dialect_parse(const char *text, const struct kvmi_dialect **out)
@@ -21,7 +21,7 @@ const char *kvmi_dialect_parse(const char *text, const struct kvmi_dialect **out
             return NULL;
         }
     *out = NULL;
-    return strcmp(text, "auto") ? "the dialects are b and auto" : NULL;
+    return strcmp(text, "auto") ? "the dialects are b, c and auto" : NULL;
 }
 
 static bool is_name(const char *text, size_t bytes, const char *name)
@@ -48,7 +48,7 @@ static bool is_known(const char *text, size_t bytes)
         return false;
     }
     for (unsigned i = 0; i < dialects[0]->n_events; i++)
-        if (is_name(text + prefix, bytes - prefix, dialects[0]->event[i]))
+        if (is_name(text + prefix, bytes - prefix, dialects[0]->event[i].name))
             return true;
     return false;
 }
@@ -93,7 +93,7 @@ static bool allows(const struct kvmi_policy *p, const char *prefix, const char *
 
 bool kvmi_allows_command(const struct kvmi_session *s, const struct kvmi_command *c)
 {
-    static const char *const always[] = { "GET_VERSION", "CHECK_COMMAND", "CHECK_EVENT", "EVENT_REPLY" };
+    static const char *const always[] = { "GET_VERSION", "CHECK_COMMAND", "VM_CHECK_COMMAND", "CHECK_EVENT", "VM_CHECK_EVENT", "EVENT_REPLY", "VCPU_EVENT" };
     for (unsigned i = 0; i < sizeof always / sizeof *always; i++)
         if (!strcmp(c->name, always[i]))
             return true;
@@ -102,5 +102,5 @@ bool kvmi_allows_command(const struct kvmi_session *s, const struct kvmi_command
 
 bool kvmi_allows_event(const struct kvmi_session *s, enum kvmi_event_id event)
 {
-    return allows(&s->options->policy, event_prefix, dialects[0]->event[event]);
+    return allows(&s->options->policy, event_prefix, dialects[0]->event[event].name);
 }
