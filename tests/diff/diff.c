@@ -4,7 +4,8 @@
  *
  *   diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch] [--mode 64|32] [-v]
  *
- * --watch: a tool asks to be told of each access to the data, and lets it happen. An instance is reproduced by --seed, --instance and --mode (and --only,
+ * --watch: a tool watches parts of the data and the code, is told, and lets it happen, has it tried again or denies it. An instance is reproduced by --seed,
+ * --instance and --mode (and --only,
  * --single if they were given). Exit status: 0 all equal, 1 differences, 2 usage, 77 this CPU cannot do it.
  */
 #include <Zydis/Zydis.h>
@@ -14,8 +15,10 @@
 #include <time.h>
 
 #include "compare.h"
+#include "watched.h"
 
 #define INPUTS_PER_INSTANCE 20
+#define INPUTS_PER_WATCHED 3
 #define FAILED_FORMS_MAX 50
 #define SEQUENCE_PERCENT 30
 #define STEP_PERCENT 10
@@ -170,16 +173,26 @@ static uint64_t dead_flags(const struct instance *i, const struct insn **at)
 
 static bool run_both(const struct instance *i, bool is_stepping, char *text)
 {
+    char told[COMPARE_TEXT_BYTES] = "";
+    bool is_told_right = true;
     input.rip = i->at;
-    native_run(&input, &native);
-    guest_run(&input, &guest, is_stepping);
+    if (options.is_watch) {
+        is_told_right = watched_run(i, &input, &native, &guest, told);
+    } else {
+        native_run(&input, &native);
+        guest_run(&input, &guest, is_stepping);
+    }
     blank_x87_pointers(i, native_data());
     blank_x87_pointers(i, guest_data());
     const struct insn *at;
     uint64_t dead = dead_flags(i, &at);
     if (compare_is_excused(&native, &guest, at))
         return false;
-    return compare_states(&native, &guest, dead, at, text) || (compare_wants_memory(&native, at) && compare_memory(native_data(), guest_data(), text));
+    if (compare_states(&native, &guest, dead, at, text) || (compare_wants_memory(&native, at) && compare_memory(native_data(), guest_data(), text)))
+        return true;
+    if (!is_told_right)
+        memcpy(text, told, sizeof told);
+    return !is_told_right;
 }
 
 /* The first instruction of a sequence after which the sides differ. */
@@ -245,14 +258,16 @@ static void run_instance(uint64_t number)
     uint64_t at = pick_place(&r);
     /* Sequences are drawn anew by `number`; single forms are gone through in order, so that each is met. */
     bool is_made = is_sequence ? instance_make_sequence(&r, at, &i, n_forms) : instance_make(&r, form_at((unsigned)(number % n_forms)), at, &i);
-    if (!is_made)
+    if (!is_made || (options.is_watch && !is_sequence && !watched_wants(&i.insn[0])))
         return;
     put_code(&i, i.len);
     value_fill_memory(&r, native_data(), DATA_BYTES);
     memcpy(guest_data(), native_data(), DATA_BYTES);
-    for (unsigned k = 0; k < INPUTS_PER_INSTANCE && n_failed_forms < FAILED_FORMS_MAX; k++) {
+    for (unsigned k = 0; k < (options.is_watch ? INPUTS_PER_WATCHED : INPUTS_PER_INSTANCE) && n_failed_forms < FAILED_FORMS_MAX; k++) {
         value_fill_state(&r, &input);
         instance_aim(&r, &i, &input, native_data(), guest_data());
+        if (options.is_watch)
+            watched_plan(&r, &i, &input, is_stepping);
         run_case(&i, number, k, is_stepping);
     }
 }
@@ -319,7 +334,7 @@ int main(int argc, char **argv)
     if (!r)
         r = native_init();
     if (!r && options.is_watch)
-        r = guest_watch();
+        r = watched_init();
     if (r) {
         printf("cannot set up: %s\n", strerror(-r));
         return 77;
@@ -334,8 +349,8 @@ int main(int argc, char **argv)
     run_all();
     summary(now() - began);
     if (options.is_watch) {
-        printf("%llu questions\n", (unsigned long long)guest_n_asked());
-        n_failed += guest_n_asked() < n_cases / 2;
+        watched_print();
+        n_failed += !watched_has_enough(n_cases);
     }
     return n_failed ? 1 : 0;
 }

@@ -118,9 +118,9 @@ void native_run(const struct machine_state *in, struct machine_state *out);
 
 /* ---- guest.c ---- */
 int guest_init(struct features *features);
-/* From now on a tool is asked about every access to the data and every instruction in one page of the code. */
-int guest_watch(void);
-uint64_t guest_n_asked(void);
+int guest_watch(void); /* makes the tool of both VMs (tool.h) */
+uint64_t guest_code_gpa(void);
+uint64_t guest_data_gpa(void); /* the pages from DATA_AT to the one that cannot be written follow each other */
 uint8_t *guest_code(void);
 void guest_code_changed(void); /* after writing there */
 uint8_t *guest_data(void);

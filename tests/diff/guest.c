@@ -5,10 +5,7 @@
  */
 #include "diff.h"
 
-#include <assert.h>
 #include <errno.h>
-#include <poll.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -18,7 +15,7 @@
 #include "core/vm.h"
 #include "engine/soft/code.h"
 #include "engine/soft/soft.h"
-#include "introspect/listen.h"
+#include "tool.h"
 
 #define RAM_BYTES (256u * 1024)
 #define SYSTEM_AT 0xffffffff80000000ull /* linear address of gpa 0, supervisor only */
@@ -152,53 +149,19 @@ int guest_init(struct features *features)
     return r ? r : make_vm(1, features);
 }
 
-/* ---- the tool of --watch ---- */
-
-static struct look_listener *listeners[2];
-static _Atomic uint64_t n_asked;
-
-static void *answer_all(void *arg)
-{
-    struct look_listener *l = arg;
-    struct watch_record r;
-    uint64_t dropped;
-    for (;;) {
-        struct pollfd p = { .fd = look_listener_fd(l), .events = POLLIN };
-        poll(&p, 1, -1);
-        while (look_listener_next(l, &r, 1, &dropped)) {
-            const struct watch_event *e = &r.event;
-            bool is_data = e->gpa >= GPA_DATA && e->gpa + e->bytes <= GPA_DATA + DATA_BYTES && e->gva - DATA_AT == e->gpa - GPA_DATA;
-            bool is_code = e->access == WATCH_EXECUTE && e->gpa >> PAGE_SHIFT == (GPA_CODE >> PAGE_SHIFT) + 1 && e->gva == r.rip;
-            assert(e->kind == WATCH_ACCESS && (is_data || is_code));
-            atomic_fetch_add(&n_asked, 1);
-            int error = look_answer(l, r.vcpu, r.question, WATCH_CONTINUE, 0);
-            assert(!error);
-        }
-    }
-    return NULL;
-}
-
 int guest_watch(void)
 {
-    const struct look_filter f = { .kinds = WATCH_ACCESS, .is_asking = true, .last_index = UINT32_MAX };
-    const struct look_range range[] = { { GPA_DATA, GPA_DATA + DATA_BYTES - 1, WATCH_READ | WATCH_WRITE },
-                                        { GPA_CODE + PAGE_BYTES, GPA_CODE + 2 * PAGE_BYTES - 1, WATCH_EXECUTE } };
-    for (unsigned n = 0; n < 2; n++) {
-        pthread_t thread;
-        int r = look_listener_create(vcpus[n]->vm, &listeners[n]);
-        if (!r)
-            r = look_subscribe(listeners[n], &f, range, 2);
-        if (r > 0)
-            r = -pthread_create(&thread, NULL, answer_all, listeners[n]);
-        if (r)
-            return r;
-    }
-    return 0;
+    return tool_init((struct vm *const[]){ vcpus[0]->vm, vcpus[1]->vm });
 }
 
-uint64_t guest_n_asked(void)
+uint64_t guest_code_gpa(void)
 {
-    return atomic_load(&n_asked);
+    return GPA_CODE;
+}
+
+uint64_t guest_data_gpa(void)
+{
+    return GPA_DATA;
 }
 
 uint8_t *guest_code(void)

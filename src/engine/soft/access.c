@@ -249,14 +249,15 @@ static unsigned access_complete(const struct soft_vcpu *sv, unsigned access)
 static unsigned spans_place(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access, struct span span[SPANS_MAX])
 {
     assert(bytes <= ACCESS_BYTES_MAX);
-    unsigned n = 0;
-    access = access_complete(sv, access);
+    unsigned n = 0, told = access & ACCESS_UPDATE ? WATCH_READ | WATCH_WRITE : access & ACCESS_WRITE ? WATCH_WRITE : WATCH_READ;
+    bool is_told = !(access & ACCESS_UNTOLD);
+    access = access_complete(sv, access & ~(ACCESS_UPDATE | ACCESS_UNTOLD));
     while (bytes) {
         uint64_t room = PAGE_BYTES - (gva & PAGE_OFFSET_MASK);
         span[n].bytes = bytes < room ? bytes : (unsigned)room;
         if (tlb_place(sv, gva, access, &span[n].place))
             return 0;
-        if (span[n].place.is_watched && watch_access_ask(sv, gva, span[n].place.gpa, span[n].bytes, access & ACCESS_WRITE ? WATCH_WRITE : WATCH_READ))
+        if (span[n].place.is_watched && is_told && watch_access_ask(sv, gva, span[n].place.gpa, span[n].bytes, told))
             return 0;
         gva += span[n].bytes;
         bytes -= span[n].bytes;

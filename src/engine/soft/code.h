@@ -44,6 +44,7 @@
 #define KEY_ORDINARY (1u << 13) /* outside 64-bit mode: all data segments are usable, writable, expand-up: checking base and limit is enough */
 #define KEY_TSC (1u << 14)      /* RDTSC is allowed and not scaled */
 #define KEY_NO_GROUP (1u << 15) /* of a block only: made because a memory group of another one failed (group.c) */
+#define KEY_WATCHED (1u << 16)  /* pages are watched: each access may be held up or denied, so the flags before it are kept */
 
 enum leave {
     LEAVE_NONE,

@@ -234,9 +234,9 @@ static enum step run_bounced(struct soft_vcpu *sv, const struct insn *in, const 
     bool is_write = in->mem.access & OPND_WRITE;
     /* A masked store leaves what it does not write. */
     bool is_read = (in->mem.access & OPND_READ) || (is_write && in->evex_aaa);
-    enum step s = is_write ? linear_probe_write(sv, gva, bytes, ACCESS_WRITE) : STEP_NEXT;
+    enum step s = is_write ? linear_probe_write(sv, gva, bytes, in->mem.access & OPND_READ ? ACCESS_UPDATE : 0) : STEP_NEXT;
     if (s == STEP_NEXT && is_read)
-        s = linear_read(sv, gva, operand, bytes, ACCESS_READ);
+        s = linear_read(sv, gva, operand, bytes, in->mem.access & OPND_READ ? 0 : ACCESS_UNTOLD);
     if (s == STEP_NEXT)
         s = run_copy(sv, code, operand);
     if (s == STEP_NEXT && is_write && !has_skipped_store(sv, in))

@@ -113,7 +113,7 @@ enum step fpu_area_read(struct soft_vcpu *sv, const struct fpu_area *a, unsigned
         gva_t gva;
         enum step s = area_locate(sv, a, offset, bytes, false, &gva, &n);
         if (s == STEP_NEXT)
-            s = linear_read(sv, gva, p, n, ACCESS_READ);
+            s = linear_read(sv, gva, p, n, a->is_check ? ACCESS_UNTOLD : 0);
         if (s != STEP_NEXT)
             return s;
     }
@@ -127,12 +127,20 @@ enum step fpu_area_write(struct soft_vcpu *sv, const struct fpu_area *a, unsigne
         gva_t gva;
         enum step s = area_locate(sv, a, offset, bytes, true, &gva, &n);
         if (s == STEP_NEXT)
-            s = p ? linear_write(sv, gva, p, n, ACCESS_WRITE) : linear_probe_write(sv, gva, n, ACCESS_WRITE);
+            s = p && !a->is_question ? linear_write(sv, gva, p, n, 0) : linear_probe_write(sv, gva, n, a->is_check ? ACCESS_UNTOLD : 0);
         if (s != STEP_NEXT)
             return s;
         p = p ? p + n : NULL;
     }
     return STEP_NEXT;
+}
+
+enum step fpu_area_check(struct soft_vcpu *sv, struct fpu_area *a, unsigned offset, unsigned bytes)
+{
+    a->is_check = true;
+    enum step s = fpu_area_write(sv, a, offset, NULL, bytes);
+    a->is_check = false;
+    return s;
 }
 
 /* A store of one piece: nothing is written if any of it cannot be. */
@@ -162,7 +170,7 @@ enum step help_fxsave(struct soft_vcpu *sv, const struct insn *in)
     if (s == STEP_NEXT)
         s = fpu_area_begin(sv, in, 16, &a);
     if (s == STEP_NEXT)
-        s = fpu_area_write(sv, &a, 0, NULL, FPU_LEGACY_BYTES);
+        s = fpu_area_check(sv, &a, 0, FPU_LEGACY_BYTES);
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
@@ -174,7 +182,7 @@ enum step help_fxsave(struct soft_vcpu *sv, const struct insn *in)
         light_fill(&area[FPU_FIP + 4], 0, 4);
         light_fill(&area[FPU_FDP + 4], 0, 4);
     }
-    return fpu_area_write(sv, &a, 0, area, fxsave_bytes(sv, in));
+    return area_store(sv, &a, area, fxsave_bytes(sv, in));
 }
 
 enum step help_fxrstor(struct soft_vcpu *sv, const struct insn *in)

@@ -79,6 +79,8 @@ uint32_t fpu_mxcsr_mask(const struct soft_vcpu *sv);
 struct fpu_area {
     const struct insn *in;
     uint64_t ea;
+    bool is_check;    /* tools are not asked: the CPU looks whether it is there, and reads or writes nothing */
+    bool is_question; /* what would be written is asked for only */
 };
 
 /* Where the operand is; #GP if its linear address is not aligned to `align` bytes. */
@@ -86,6 +88,9 @@ enum step fpu_area_begin(struct soft_vcpu *sv, const struct insn *in, unsigned a
 enum step fpu_area_read(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, void *to, unsigned bytes);
 /* from NULL: only finds out whether the part can be written. All parts of a store are to be asked for before the first is written. */
 enum step fpu_area_write(struct soft_vcpu *sv, const struct fpu_area *a, unsigned offset, const void *from, unsigned bytes);
+
+/* Whether the part can be written; tools are not asked. */
+enum step fpu_area_check(struct soft_vcpu *sv, struct fpu_area *a, unsigned offset, unsigned bytes);
 
 /* #NM for x87, FXSAVE and MMX: EM or TS. STEP_NEXT if none. */
 static inline enum step fpu_check_nm(struct soft_vcpu *sv)

@@ -160,7 +160,7 @@ static enum step vec_maskmov_store(struct soft_vcpu *sv, const struct insn *in, 
     gva_t gva; /* what the mask leaves out must be there too (measured; SDM vol. 2 leaves it to the processor) */
     enum step s = seg_linear(sv, r.seg, r.ea, bytes, true, &gva);
     if (s == STEP_NEXT)
-        s = linear_probe_write(sv, gva, bytes, ACCESS_WRITE);
+        s = linear_probe_write(sv, gva, bytes, ACCESS_UNTOLD);
     return s == STEP_NEXT ? vec_store_masked(sv, &r, data) : s;
 }
 
@@ -287,7 +287,8 @@ static void vec_gather_mask_write(struct soft_vcpu *sv, const struct insn *in, c
     vec_write(sv, in->vvvv5, mask);
 }
 
-/* A fault commits the elements before it, as the hardware does; an exit commits nothing and starts again with the replayed data. */
+/* A fault commits the elements before it, as the hardware does; an exit and a question to a tool commit nothing: it starts again with what was replayed and
+ * granted. */
 enum step help_gather(struct soft_vcpu *sv, const struct insn *in)
 {
     struct vec_sparse p;
@@ -308,7 +309,7 @@ enum step help_gather(struct soft_vcpu *sv, const struct insn *in)
     }
     uint64_t wanted = p.mask;
     s = vec_gather_elements(sv, in, &p);
-    if (s == STEP_EXIT || (s == STEP_FAULT && p.mask == wanted))
+    if (s == STEP_EXIT || (s == STEP_FAULT && sv->fault.vector == FAULT_WATCH) || (s == STEP_FAULT && p.mask == wanted))
         return s;
     /* Everything above the elements is zero when done; SDM leaves it open on a fault, where zero is what the restart writes anyway. */
     light_fill(p.data + p.n * p.elem_bytes, 0, VEC_BYTES_MAX - p.n * p.elem_bytes);
@@ -318,6 +319,20 @@ enum step help_gather(struct soft_vcpu *sv, const struct insn *in)
     else
         vec_gather_mask_write(sv, in, &p);
     return s;
+}
+
+/* Tools let all of it happen, or nothing does. Faults are found again when it happens. */
+static enum step vec_scatter_ask(struct soft_vcpu *sv, const struct insn *in, const struct vec_sparse *p)
+{
+    for (uint64_t left = p->mask; left; left &= left - 1) {
+        gva_t gva;
+        enum step s = seg_linear(sv, in->mem.seg, vec_sparse_offset(sv, in, p, (unsigned)__builtin_ctzll(left)), p->elem_bytes, true, &gva);
+        if (s == STEP_NEXT)
+            s = linear_probe_write(sv, gva, p->elem_bytes, 0);
+        if (s != STEP_NEXT)
+            return s == STEP_FAULT && sv->fault.vector == FAULT_WATCH ? s : STEP_NEXT;
+    }
+    return STEP_NEXT;
 }
 
 enum step help_scatter(struct soft_vcpu *sv, const struct insn *in)
@@ -331,6 +346,8 @@ enum step help_scatter(struct soft_vcpu *sv, const struct insn *in)
     fp_put(sv);
     vec_sparse_init(sv, in, &p);
     p.mask = vec_mask_read(sv, in->evex_aaa) & ((1ull << p.n) - 1);
+    if (watch_has_table(sv) && (s = vec_scatter_ask(sv, in, &p)) != STEP_NEXT)
+        return s;
     uint64_t wanted = p.mask;
     for (unsigned i = 0; i < p.n; i++) {
         if (!(p.mask >> i & 1))

@@ -102,17 +102,32 @@ static enum step xsave_put_components(struct soft_vcpu *sv, const struct fpu_are
  * Everything is asked for before the first write, so that a fault leaves no trace: the header, and of the rest what is requested, no more (measured). Whole
  * components, also where the mode or XSTATE_BV lets some of their bytes be.
  */
-static enum step xsave_probe(struct soft_vcpu *sv, const struct fpu_area *a, uint64_t rfbm, const uint16_t *offset)
+static enum step xsave_probe(struct soft_vcpu *sv, struct fpu_area *a, uint64_t rfbm, const uint16_t *offset)
 {
-    enum step s = fpu_area_write(sv, a, FPU_XSTATE_BV, NULL, 16);
+    enum step s = fpu_area_check(sv, a, FPU_XSTATE_BV, 16);
     if (s == STEP_NEXT && (rfbm & XCR0_X87))
-        s = fpu_area_write(sv, a, 0, NULL, FPU_XMM);
+        s = fpu_area_check(sv, a, 0, FPU_XMM);
     if (s == STEP_NEXT && (rfbm & (XCR0_SSE | XCR0_AVX)))
-        s = fpu_area_write(sv, a, FPU_MXCSR, NULL, 8);
+        s = fpu_area_check(sv, a, FPU_MXCSR, 8);
     for (unsigned i = 1; i < FPU_COMPONENTS && s == STEP_NEXT; i++)
         if (rfbm >> i & 1)
-            s = fpu_area_write(sv, a, offset[i], NULL, fpu_component(i)->bytes);
+            s = fpu_area_check(sv, a, offset[i], fpu_component(i)->bytes);
     return s;
+}
+
+/* The image, and the header last. Tools are asked about all of it before any is written. */
+static enum step xsave_put(struct soft_vcpu *sv, struct fpu_area *a, uint64_t which, bool has_mxcsr, const uint16_t *offset, const uint64_t *header,
+                           unsigned header_bytes)
+{
+    a->is_question = watch_has_table(sv);
+    for (;;) {
+        enum step s = xsave_put_components(sv, a, which, has_mxcsr, offset);
+        if (s == STEP_NEXT)
+            s = fpu_area_write(sv, a, FPU_XSTATE_BV, header, header_bytes);
+        if (s != STEP_NEXT || !a->is_question)
+            return s;
+        a->is_question = false;
+    }
 }
 
 /* The meaning of bytes of components in the initial state must be written out before they are copied. XSTATE_BV stays as it was. */
@@ -150,8 +165,7 @@ static enum step xsave_standard(struct soft_vcpu *sv, const struct insn *in, boo
     uint64_t in_use = xsave_in_use(sv, in, false), which = omits_initial ? rfbm & in_use : rfbm;
     uint64_t new_bv = (old_bv & ~rfbm) | (in_use & rfbm);
     xsave_materialise(sv, which);
-    s = xsave_put_components(sv, &a, which, rfbm & (XCR0_SSE | XCR0_AVX), offset);
-    return s == STEP_NEXT ? fpu_area_write(sv, &a, FPU_XSTATE_BV, &new_bv, 8) : s;
+    return xsave_put(sv, &a, which, rfbm & (XCR0_SSE | XCR0_AVX), offset, &new_bv, sizeof new_bv);
 }
 
 enum step help_xsave(struct soft_vcpu *sv, const struct insn *in)
@@ -180,8 +194,7 @@ static enum step xsave_compacted(struct soft_vcpu *sv, const struct insn *in, bo
     fp_put(sv);
     uint64_t which = rfbm & xsave_in_use(sv, in, true), header[2] = { which, rfbm | XSAVE_COMPACTED };
     xsave_materialise(sv, which);
-    s = xsave_put_components(sv, &a, which, which & XCR0_SSE, offset);
-    return s == STEP_NEXT ? fpu_area_write(sv, &a, FPU_XSTATE_BV, header, sizeof(header)) : s;
+    return xsave_put(sv, &a, which, which & XCR0_SSE, offset, header, sizeof(header));
 }
 
 enum step help_xsavec(struct soft_vcpu *sv, const struct insn *in)
@@ -261,14 +274,16 @@ static enum step xrstor_fetch(struct soft_vcpu *sv, const struct fpu_area *a, ui
 
 /* Looked at before the header is judged, but for its format, and even if nothing is loaded from there (measured): the area's end and, by what is requested, its
  * beginning. */
-static enum step xrstor_touch(struct soft_vcpu *sv, const struct fpu_area *a, uint64_t rfbm, unsigned total)
+static enum step xrstor_touch(struct soft_vcpu *sv, struct fpu_area *a, uint64_t rfbm, unsigned total)
 {
     uint8_t byte;
+    a->is_check = true;
     enum step s = fpu_area_read(sv, a, total - 1, &byte, 1);
     if (s == STEP_NEXT && (rfbm & XCR0_X87))
         s = fpu_area_read(sv, a, 0, &byte, 1);
     if (s == STEP_NEXT && (rfbm & (XCR0_SSE | XCR0_AVX)))
         s = fpu_area_read(sv, a, FPU_MXCSR, &byte, 1);
+    a->is_check = false;
     return s;
 }
 

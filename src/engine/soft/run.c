@@ -292,6 +292,8 @@ static int run_loop(struct soft_vcpu *sv)
     for (;;) {
         enum step s;
         bool is_held = hold_is_held(v), is_stepping = hold_is_stepping(v) && atomic_load(&v->mp_state) == MP_RUNNABLE;
+        if (watch_has_table(sv) != !!(sv->key & KEY_WATCHED))
+            mode_update(sv);
         if (has_replay(v) && !is_held) {
             s = step_one(sv, NULL);
         } else if (is_held || atomic_load(&v->exit_req)) {

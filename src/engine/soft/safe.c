@@ -94,6 +94,9 @@ void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes)
     pthread_mutex_lock(&svm->code_lock);
     world_stop(NULL, vm);
     bool is_new = false;
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
+        if (vm->vcpu[i]) /* back to the run loop, also from where it was out of guest mode: pages may be watched now */
+            atomic_store(&vm->vcpu[i]->exit_req, 1);
     for (unsigned space = 0; space < SPACE_COUNT; space++) {
         struct memslots *now = atomic_load(&vm->slots[space]);
         is_new |= now != svm->seen_slots[space];

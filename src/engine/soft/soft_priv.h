@@ -149,6 +149,8 @@ static inline enum step step_fault_code(struct soft_vcpu *sv, unsigned vector, u
 #define ACCESS_USER 4u     /* as CPL 3 */
 #define ACCESS_IMPLICIT 8u /* supervisor access by the CPU itself (descriptor tables, TSS): SMAP ignores RFLAGS.AC */
 #define ACCESS_PROBE 16u   /* set no A/D bit (KVM_TRANSLATE) */
+#define ACCESS_UNTOLD 32u  /* a check that the memory is there: nothing is accessed, tools are not asked */
+#define ACCESS_UPDATE 64u  /* with ACCESS_WRITE: of what is read first; tools are asked once about both */
 
 /* Walks the guest's page tables; sets A and D atomically. 0 with *gpa, or -EFAULT with sv->fault = #PF (or #GP for a non-canonical address; the caller turns it
  * into #SS for the stack). */
@@ -269,6 +271,11 @@ enum step watch_delivery_ask(struct soft_vcpu *sv, enum event_kind kind, const s
 void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
 /* The page has watched bytes for such an access. General registers only. */
 bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access);
+
+static inline bool watch_has_table(const struct soft_vcpu *sv)
+{
+    return atomic_load_explicit(&sv->v.vm->watch.table, memory_order_relaxed);
+}
 
 /* Such an access gets no TLB entry. */
 static inline bool watch_page_is_slow(const struct soft_vcpu *sv, gpa_t gpa, unsigned access)

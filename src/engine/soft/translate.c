@@ -117,7 +117,7 @@ static void find_live_flags(struct tc *tc)
             live |= ti->in.flags_read & RFLAGS_STATUS;
         else
             live = RFLAGS_STATUS;
-        ti->live = live;
+        ti->live = tc->key & KEY_WATCHED ? RFLAGS_STATUS : live;
     }
 }
 

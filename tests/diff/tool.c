@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* See tool.h. `mutex` makes the listener one thread's at a time; it guards the rest too. */
+#include "tool.h"
+
+#include <assert.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#define EVENTS_MAX 4096u
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct look_listener *listeners[2];
+static struct tool_plan plan;
+static unsigned current; /* whose events are waited for */
+static int subscription;
+static struct tool_event events[EVENTS_MAX];
+static unsigned n_events;
+static _Atomic uint64_t n_questions;
+
+/* The question came because the last one was answered with RETRY. */
+static bool is_again(const struct tool_event *last, const struct watch_record *r)
+{
+    return last->answer == WATCH_RETRY && last->record.rip == r->rip && !memcmp(&last->record.event, &r->event, sizeof r->event) &&
+           !memcmp(last->record.gpr, r->gpr, sizeof r->gpr);
+}
+
+static enum watch_answer choose(const struct tool_event *e)
+{
+    if (e->n_told <= plan.n_retries)
+        return WATCH_RETRY;
+    bool may_deny = e->record.rip >= plan.deny_first && e->record.rip < plan.deny_end;
+    return n_events - 1 == plan.deny_at && may_deny ? WATCH_DENY : WATCH_CONTINUE;
+}
+
+static void hear(struct look_listener *l, const struct watch_record *r)
+{
+    assert(r->event.kind == WATCH_ACCESS && !r->vcpu && r->cpl == 3 && plan.is_asking == (r->question != 0));
+    if (!n_events || !is_again(&events[n_events - 1], r)) {
+        assert(n_events < EVENTS_MAX);
+        events[n_events++] = (struct tool_event){ .record = *r };
+    }
+    struct tool_event *e = &events[n_events - 1];
+    e->n_told++;
+    if (!r->question)
+        return;
+    e->answer = choose(e);
+    atomic_fetch_add(&n_questions, 1);
+    int error = look_answer(l, r->vcpu, r->question, e->answer, 0);
+    assert(!error);
+}
+
+/* mutex is held. */
+static void hear_all(struct look_listener *l)
+{
+    struct watch_record r;
+    uint64_t dropped;
+    while (look_listener_next(l, &r, 1, &dropped))
+        hear(l, &r);
+    assert(!dropped);
+}
+
+static void *answer_all(void *arg)
+{
+    struct look_listener *l = arg;
+    for (;;) {
+        struct pollfd p = { .fd = look_listener_fd(l), .events = POLLIN };
+        poll(&p, 1, -1);
+        pthread_mutex_lock(&mutex);
+        hear_all(l);
+        pthread_mutex_unlock(&mutex);
+    }
+    return NULL;
+}
+
+int tool_init(struct vm *const vm[2])
+{
+    for (unsigned n = 0; n < 2; n++) {
+        pthread_t thread;
+        int r = look_listener_create(vm[n], &listeners[n]);
+        if (!r)
+            r = -pthread_create(&thread, NULL, answer_all, listeners[n]);
+        if (r)
+            return r;
+    }
+    return 0;
+}
+
+void tool_begin(unsigned number, const struct tool_plan *p)
+{
+    const struct look_filter f = { .kinds = WATCH_ACCESS, .is_asking = p->is_asking, .last_index = UINT32_MAX };
+    pthread_mutex_lock(&mutex);
+    plan = *p;
+    current = number;
+    n_events = 0;
+    subscription = look_subscribe(listeners[number], &f, p->range, p->n_ranges);
+    assert(subscription > 0);
+    pthread_mutex_unlock(&mutex);
+}
+
+const struct tool_event *tool_end(unsigned *n)
+{
+    pthread_mutex_lock(&mutex);
+    hear_all(listeners[current]);
+    int r = look_unsubscribe(listeners[current], (unsigned)subscription);
+    assert(!r);
+    *n = n_events;
+    pthread_mutex_unlock(&mutex);
+    return events;
+}
+
+uint64_t tool_n_questions(void)
+{
+    return atomic_load(&n_questions);
+}
