@@ -22,6 +22,11 @@ bool inspect_number(const char *text, bool has_units, uint64_t *out);
 const char *inspect_size(uint64_t bytes, char text[32]);
 /* Addresses and register values: JSON has no 64-bit integers that all readers keep. */
 json_t *inspect_hex(uint64_t value);
+/* Whether a slot can be mapped by readers: a word; nothing if it can, else a sentence that says why not. */
+const char *inspect_share_word(const struct vitrine_slot *s);
+const char *inspect_share_sentence(const struct vitrine_slot *s);
+/* `vitrine mem map`. */
+int inspect_memory_map(struct vitrine_vm *vm, bool is_json);
 /* Prints one line and takes the reference. CLI_DONE, or CLI_FAILED after a message. */
 int inspect_print_json(const char *command, json_t *value);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * `vitrine mem read|write|search|dump` and `vitrine translate`. Addresses are guest-physical, or linear of a vCPU with --virtual.
+ * `vitrine mem read|write|search|dump|map` and `vitrine translate`. Addresses are guest-physical, or linear of a vCPU with --virtual.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -25,10 +25,12 @@
 static const char mem_usage[] = "usage: vitrine mem read [--virtual] [--vcpu N] [--raw|--json] VM ADDRESS [BYTES]\n"
                                 "       vitrine mem write [--virtual] [--vcpu N] [--hex BYTES] VM ADDRESS      (without --hex: standard input)\n"
                                 "       vitrine mem search [--hex] [--count N] [--json] VM PATTERN\n"
-                                "       vitrine mem dump [--format raw|elf|lime] [--live] VM FILE              (FILE may be - for standard output)\n\n"
+                                "       vitrine mem dump [--format raw|elf|lime] [--live] VM FILE              (FILE may be - for standard output)\n"
+                                "       vitrine mem map [--json] VM\n\n"
                                 "ADDRESS is guest-physical, with --virtual translated by the page tables of vCPU N (0). BYTES takes K, M, G.\n"
                                 "search looks for a text, or for bytes in hexadecimal, through all memory; it prints physical addresses.\n"
-                                "dump stops the guest meanwhile, unless --live; pages of zeroes become holes of the file.\n";
+                                "dump stops the guest meanwhile, unless --live; pages of zeroes become holes of the file. map shows which addresses are\n"
+                                "RAM, ROM or nothing, and what readers can map.\n";
 
 struct options {
     bool is_virtual, is_raw, is_json, is_hex, is_live;
@@ -180,11 +182,23 @@ static int mem_write(struct vitrine_vm *vm, const struct options *o, char **argv
 
 /* ---- search ---- */
 
+/* A bar on the terminal; *arg is the percentage that it shows. */
+static bool show_progress(uint64_t done, uint64_t all, void *arg)
+{
+    unsigned percent = (unsigned)(100 * done / all), *last = arg;
+    if (percent != *last)
+        fprintf(stderr, "\r[%-50.*s] %3u %%%s", (int)percent / 2, "##################################################", percent, done == all ? "\n" : "");
+    *last = percent;
+    return true;
+}
+
 struct search {
     const struct options *o;
     uint8_t pattern[PATTERN_MAX];
     unsigned n;
-    uint64_t n_found;
+    uint64_t n_found, done_bytes, all_bytes;
+    bool has_bar;
+    unsigned percent;
     json_t *found;
 };
 
@@ -214,13 +228,18 @@ static bool search_slot(struct search *s, struct vitrine_vm *vm, const struct vi
         kept = bytes < s->n - 1 ? bytes : s->n - 1;
         memmove(buffer, buffer + bytes - kept, kept);
         at += (uint64_t)n;
+        s->done_bytes += (uint64_t)n;
+        if (s->has_bar)
+            show_progress(s->done_bytes, s->all_bytes, &s->percent);
     }
     return true;
 }
 
 static int mem_search(struct vitrine_vm *vm, const struct options *o, char **argv, int argc)
 {
-    struct search s = { .o = o, .found = json_array() };
+    /* What is found appears where the bar is, unless it goes elsewhere. */
+    bool has_bar = isatty(STDERR_FILENO) && (o->is_json || !isatty(STDOUT_FILENO));
+    struct search s = { .o = o, .found = json_array(), .has_bar = has_bar, .percent = 101 };
     struct vitrine_slot slot[SLOTS_MAX];
     (void)argc;
     int n = o->is_hex ? parse_hex(argv[1], s.pattern, PATTERN_MAX) : (int)strlen(argv[1]);
@@ -236,9 +255,13 @@ static int mem_search(struct vitrine_vm *vm, const struct options *o, char **arg
         return inspect_failed("mem", "search");
     }
     for (int i = 0; i < n_slots && i < SLOTS_MAX; i++)
+        s.all_bytes += slot[i].id >> 16 ? 0 : slot[i].bytes;
+    for (int i = 0; i < n_slots && i < SLOTS_MAX; i++)
         if (!(slot[i].id >> 16) && !search_slot(&s, vm, &slot[i], buffer))
             break;
     free(buffer);
+    if (has_bar && s.done_bytes < s.all_bytes)
+        fputc('\n', stderr);
     if (o->is_json)
         return inspect_print_json("mem", s.found);
     json_decref(s.found);
@@ -246,15 +269,6 @@ static int mem_search(struct vitrine_vm *vm, const struct options *o, char **arg
 }
 
 /* ---- dump ---- */
-
-static bool show_progress(uint64_t done, uint64_t all, void *arg)
-{
-    unsigned percent = (unsigned)(100 * done / all), *last = arg;
-    if (percent != *last)
-        fprintf(stderr, "\r[%-50.*s] %3u %%%s", (int)percent / 2, "##################################################", percent, done == all ? "\n" : "");
-    *last = percent;
-    return true;
-}
 
 static int mem_dump(struct vitrine_vm *vm, const struct options *o, char **argv, int argc)
 {
@@ -275,10 +289,17 @@ static int mem_dump(struct vitrine_vm *vm, const struct options *o, char **argv,
     if (!r)
         return CLI_DONE;
     int error = errno;
-    if (!is_stdout)
+    struct stat file;
+    if (!is_stdout && stat(argv[1], &file) == 0 && S_ISREG(file.st_mode))
         unlink(argv[1]); /* half a dump is none */
     errno = error;
     return error == ENOTSUP ? cli_error(CLI_FAILED, "mem", "a raw dump needs a file; a pipe can take elf or lime") : inspect_failed("mem", "dump");
+}
+
+static int mem_map(struct vitrine_vm *vm, const struct options *o, char **argv, int argc)
+{
+    (void)argv, (void)argc;
+    return inspect_memory_map(vm, o->is_json);
 }
 
 /* ---- the commands ---- */
@@ -287,7 +308,9 @@ static const struct {
     const char *name;
     int least, most; /* arguments, VM included */
     int (*run)(struct vitrine_vm *vm, const struct options *o, char **argv, int argc);
-} actions[] = { { "read", 2, 3, mem_read }, { "write", 2, 2, mem_write }, { "search", 2, 2, mem_search }, { "dump", 2, 2, mem_dump } };
+} actions[] = {
+    { "read", 2, 3, mem_read }, { "write", 2, 2, mem_write }, { "search", 2, 2, mem_search }, { "dump", 2, 2, mem_dump }, { "map", 1, 1, mem_map }
+};
 #define N_ACTIONS (sizeof actions / sizeof *actions)
 
 /* -1: go on at optind. `hex` takes a value only where it is what to write. */
@@ -350,7 +373,7 @@ int mem_main(int argc, char **argv)
     while (i < N_ACTIONS && strcmp(actions[i].name, argv[1]))
         i++;
     if (i == N_ACTIONS)
-        return cli_error(CLI_USAGE, "mem", "'%s' is not one of read, write, search, dump", argv[1]);
+        return cli_error(CLI_USAGE, "mem", "'%s' is not one of read, write, search, dump, map", argv[1]);
     argv[1] = argv[0];
     int status = parse_options(argc - 1, argv + 1, mem_usage, actions[i].run == mem_write, &o);
     if (status >= 0)

@@ -109,22 +109,6 @@ static const char *const counter_names[] = {
 };
 #define N_COUNTERS (sizeof counter_names / sizeof *counter_names)
 
-static const struct {
-    const char *word, *sentence;
-} shares[] = {
-    [VITRINE_SHARE_YES] = { "yes", "" },
-    [VITRINE_SHARE_PRIVATE] = { "private", " not shareable: private memory" },
-    [VITRINE_SHARE_NO_FILE] = { "no file", " not shareable: its file is not open any more" },
-    [VITRINE_SHARE_UNMAPPED] = { "unmapped", " not shareable: unmapped" },
-    [VITRINE_SHARE_BEHIND] = { "behind", " not shareable: behind the end of its file" },
-    [VITRINE_SHARE_UNKNOWN] = { "unknown", " not shareable: its process cannot look into /proc" },
-};
-
-static unsigned share_of(const struct vitrine_slot *s)
-{
-    return s->share <= VITRINE_SHARE_UNKNOWN ? s->share : VITRINE_SHARE_UNKNOWN;
-}
-
 static const char *const endpoint_states[] = { "connecting", "connected", "leaving", "?" };
 
 static json_t *endpoint_json(const struct vitrine_endpoint *e)
@@ -142,7 +126,7 @@ static json_t *overview_json(const struct overview *o)
         const struct vitrine_slot *s = &o->slot[i];
         json_array_append_new(slots, json_pack("{s:I, s:o, s:I, s:o, s:b, s:b, s:s}", "id", (json_int_t)s->id, "gpa", inspect_hex(s->gpa), "bytes",
                                                (json_int_t)s->bytes, "host", inspect_hex(s->host), "readonly", (int)(s->flags & VITRINE_SLOT_READONLY),
-                                               "log_dirty", (int)(s->flags & VITRINE_SLOT_LOG_DIRTY), "share", shares[share_of(s)].word));
+                                               "log_dirty", (int)(s->flags & VITRINE_SLOT_LOG_DIRTY), "share", inspect_share_word(s)));
     }
     for (int i = 0; i < o->n_vcpus; i++) {
         const struct vitrine_vcpu_info *c = &o->vcpu[i];
@@ -190,9 +174,9 @@ static void print_overview(const struct overview *o)
     printf("%-5s %-18s %12s  %-14s %s\n", "SLOT", "GUEST-PHYSICAL", "SIZE", "AT", "");
     for (int i = 0; i < o->n_slots; i++) {
         const struct vitrine_slot *s = &o->slot[i];
-        printf("%-5" PRIu32 " 0x%-16" PRIx64 " %12s  0x%-12" PRIx64 "%s%s%s%s\n", s->id & 0xffff, s->gpa, inspect_size(s->bytes, size), s->host,
+        printf("%-5" PRIu32 " 0x%-16" PRIx64 " %12s  0x%-12" PRIx64 "%s%s%s %s\n", s->id & 0xffff, s->gpa, inspect_size(s->bytes, size), s->host,
                s->flags & VITRINE_SLOT_READONLY ? " read-only" : "", s->flags & VITRINE_SLOT_LOG_DIRTY ? " logs writes" : "", s->id >> 16 ? " SMM" : "",
-               shares[share_of(s)].sentence);
+               inspect_share_sentence(s));
     }
     printf("\n%-5s %-15s %5s %-18s %-18s %10s %10s %10s\n", "VCPU", "STATE", "MODE", "RIP", "CR3", "IO", "MMIO", "IRQS");
     for (int i = 0; i < o->n_vcpus; i++) {

@@ -34,7 +34,7 @@ const struct cli_command cli_commands[] = {
     { "help", "say what a command does: vitrine help [COMMAND]", help_main },
     { "info", "show what a virtual machine consists of", info_main },
     { "list", "show the virtual machines that run", list_main },
-    { "mem", "read, write or search the memory of a virtual machine, or save it to a file", mem_main },
+    { "mem", "read, write, search, save or map the memory of a virtual machine", mem_main },
     { "pause", "stop a virtual machine's CPUs, or one", pause_main },
     { "regs", "show or set the registers of a virtual machine's CPUs", regs_main },
     { "resume", "let a paused virtual machine go on", resume_main },

@@ -228,7 +228,11 @@ ssize_t vitrine_vcpu_mem_write(struct vitrine_vm *vm, uint32_t vcpu, uint64_t gv
 
 enum vitrine_dump_format {
     VITRINE_DUMP_RAW, /* byte n of the file is guest-physical byte n */
-    VITRINE_DUMP_ELF, /* a core file for x86-64: a load segment per slot with its physical address, NT_PRSTATUS per vCPU */
+    /*
+     * A core file for x86-64. Load segments have physical addresses, and the linear ones of a vCPU that executes the kernel, or of the first; memory that it
+     * does not map is at linear address 0. Notes: registers of each vCPU, and VMCOREINFO if the guest is a Linux that keeps it.
+     */
+    VITRINE_DUMP_ELF,
     VITRINE_DUMP_LIME /* version 1: a header before each slot's bytes */
 };
 

@@ -11,7 +11,6 @@
 #include <unistd.h>
 
 #define PIECE_BYTES (1u << 19)
-#define PAGE_BYTES 4096u
 #define LIME_MAGIC 0x4c694d45u
 
 struct lime_header {
@@ -51,7 +50,7 @@ static int dump_skip_to(struct dump *d, uint64_t at)
 
 static bool is_zero(const uint8_t *page)
 {
-    return !page[0] && !memcmp(page, page + 1, PAGE_BYTES - 1);
+    return !page[0] && !memcmp(page, page + 1, DUMP_PAGE_BYTES - 1);
 }
 
 /* Runs of pages with something in them are written, runs of zeroes skipped. */
@@ -61,9 +60,9 @@ static int write_sparsely(struct dump *d, const uint8_t *from, size_t bytes)
         return dump_write(d, from, bytes);
     for (size_t at = 0; at < bytes;) {
         bool is_hole = is_zero(from + at);
-        size_t end = at + PAGE_BYTES;
+        size_t end = at + DUMP_PAGE_BYTES;
         while (end < bytes && is_zero(from + end) == is_hole)
-            end += PAGE_BYTES;
+            end += DUMP_PAGE_BYTES;
         if (is_hole ? dump_skip_to(d, d->at + (end - at)) : dump_write(d, from + at, end - at))
             return -1;
         at = end;
@@ -72,7 +71,7 @@ static int write_sparsely(struct dump *d, const uint8_t *from, size_t bytes)
 }
 
 /* What the VMM took away meanwhile reads as zeroes. */
-static int write_slot(struct dump *d, const struct vitrine_slot *s, uint8_t *buffer)
+static int write_slot(struct dump *d, enum vitrine_dump_format format, const struct vitrine_slot *s, uint8_t *buffer)
 {
     for (uint64_t at = 0; at < s->bytes;) {
         size_t piece = s->bytes - at < PIECE_BYTES ? (size_t)(s->bytes - at) : PIECE_BYTES;
@@ -80,6 +79,8 @@ static int write_slot(struct dump *d, const struct vitrine_slot *s, uint8_t *buf
         if (n < 0 && errno != EFAULT)
             return -1;
         memset(buffer + (n > 0 ? n : 0), 0, piece - (size_t)(n > 0 ? n : 0));
+        for (size_t page = 0; format == VITRINE_DUMP_ELF && page < piece; page += DUMP_PAGE_BYTES)
+            dump_elf_look(d, buffer + page);
         if (write_sparsely(d, buffer, piece))
             return -1;
         at += piece;
@@ -107,10 +108,12 @@ static int write_all(struct dump *d, enum vitrine_dump_format format, uint8_t *b
     if (format == VITRINE_DUMP_ELF && dump_elf_head(d))
         return -1;
     for (unsigned i = 0; i < d->n_slots; i++)
-        if (before_slot(d, format, &d->slot[i]) || write_slot(d, &d->slot[i], buffer))
+        if (before_slot(d, format, &d->slot[i]) || write_slot(d, format, &d->slot[i], buffer))
             return -1;
     /* A file does not end in a hole by seeking alone. */
-    return d->ends_in_hole && ftruncate(d->fd, (off_t)((uint64_t)d->base + d->at)) ? -1 : 0;
+    if (d->ends_in_hole && ftruncate(d->fd, (off_t)((uint64_t)d->base + d->at)))
+        return -1;
+    return format == VITRINE_DUMP_ELF ? dump_elf_end(d) : 0;
 }
 
 /* Slots of the normal address space, in the order of their addresses. */
