@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-#define CONTROL_VERSION 1u
+#define CONTROL_VERSION 2u
 /* Abstract socket address, behind the leading zero byte: this, the pid, '-', and a random number in hexadecimal. */
 #define CONTROL_NAME_PREFIX "vitrine/"
 #define CONTROL_PAYLOAD_MAX (1u << 20)
@@ -33,7 +33,6 @@ enum control_call {
     CONTROL_RELEASE,     /* control_vm; EINVAL not held by this connection */
     CONTROL_SUBSCRIBE,   /* control_subscription, vitrine_subscription, vitrine_range[] -> control_subscription */
     CONTROL_UNSUBSCRIBE, /* control_subscription; ENOENT */
-    CONTROL_EVENTS,      /* control_events: waits -> control_told, vitrine_event[]; ESRCH when all was told of a VM that has gone */
     CONTROL_ANSWER,      /* control_answer; ENOENT, ESTALE, EINVAL */
     CONTROL_SHARE,       /* control_vm -> control_piece[], and the fds of their files */
     CONTROL_CPU_PAUSE,   /* control_vcpu */
@@ -48,6 +47,7 @@ enum control_call {
     CONTROL_ATTACH,      /* control_vm, text; EINVAL, EEXIST, ENOSPC */
     CONTROL_DETACH,      /* control_vm, text: none is all; ENOENT */
     CONTROL_ENDPOINTS,   /* control_vm -> vitrine_endpoint[] */
+    CONTROL_RING,        /* control_vm -> nothing, and two fds: the memory in which this connection is told (introspect/ring.h), the socket that wakes it */
     CONTROL_CALLS
 };
 
@@ -91,17 +91,6 @@ struct control_memory {
 struct control_subscription {
     uint32_t number;       /* of the VM; 0 in a reply */
     uint32_t subscription; /* 0 in the request for one */
-};
-
-/* Answered when there is an event, the time is over, or the peer says something more. */
-struct control_events {
-    uint32_t number;
-    uint32_t max;        /* events */
-    uint32_t timeout_ms; /* ~0: none */
-};
-
-struct control_told {
-    uint64_t dropped; /* since the first subscription */
 };
 
 struct control_answer {

@@ -403,6 +403,17 @@ bool look_listener_has_vm(const struct look_listener *l)
     return has_vm;
 }
 
+int look_listener_share(struct look_listener *l, int fd[2])
+{
+    fd[0] = fcntl(l->reader.file, F_DUPFD_CLOEXEC, FD_LEAST);
+    fd[1] = fd[0] < 0 ? -1 : fcntl(l->fd, F_DUPFD_CLOEXEC, FD_LEAST);
+    if (fd[1] >= 0)
+        return 0;
+    if (fd[0] >= 0)
+        close(fd[0]);
+    return -EMFILE;
+}
+
 int look_listener_fd(const struct look_listener *l)
 {
     return l->fd;

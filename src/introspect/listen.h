@@ -45,6 +45,9 @@ int look_listener_create(struct vm *vm, struct look_listener **out);
 void look_listener_destroy(struct look_listener *l);
 /* An eventfd: readable when something was told since look_listener_next took the last, and when the VM has gone. The listener's. */
 int look_listener_fd(const struct look_listener *l);
+/* Copies for a tool in another process: of the memory in which the listener is told (introspect/ring.h), and of its fd. From then on the tool takes what is
+ * told, and look_listener_next is not called. -EMFILE. */
+int look_listener_share(struct look_listener *l, int fd[2]);
 /* False: it has gone; look_listener_next still gives what was told before. */
 bool look_listener_has_vm(const struct look_listener *l);
 

@@ -193,7 +193,7 @@ uint64_t ring_lost(const struct ring_reader *r)
 
 /* ---- sleeping ---- */
 
-static bool is_empty(const struct ring_reader *r)
+bool ring_is_empty(const struct ring_reader *r)
 {
     if (atomic_load(&r->head->n_cpus) != r->n || atomic_load(&r->head->is_over))
         return false;
@@ -208,7 +208,7 @@ bool ring_fall_asleep(struct ring_reader *r, bool (*barrier)(void))
     atomic_store(&r->head->is_asleep, 1);
     if (r->head->is_barrier_free && barrier && !barrier())
         return false;
-    if (is_empty(r))
+    if (ring_is_empty(r))
         return true;
     atomic_store(&r->head->is_asleep, 0);
     return false;

@@ -83,6 +83,8 @@ int ring_reader_open(struct ring_reader *r, int file);
 void ring_reader_close(struct ring_reader *r);
 /* Up to max records, questions first, the others in the order of their time. -EPROTO: the other side writes what cannot be; -ENOMEM. */
 int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max);
+/* Nothing to take, and nothing else that the reader has to look at. */
+bool ring_is_empty(const struct ring_reader *r);
 uint64_t ring_lost(const struct ring_reader *r);
 /* Before sleeping: true if whoever tells something from now on wakes the reader; false if there is something already. */
 bool ring_fall_asleep(struct ring_reader *r, bool (*barrier)(void));

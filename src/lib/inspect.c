@@ -257,6 +257,7 @@ void vitrine_vm_close(struct vitrine_vm *vm)
 {
     if (!vm)
         return;
+    inspect_ring_close(vm->ring);
     close(vm->fd);
     free(vm);
 }

@@ -8,10 +8,16 @@
 #include "abi/control.h"
 #include "vitrine/inspect.h"
 
+struct inspect_ring;
+
 struct vitrine_vm {
     int fd;
     uint32_t number, sequence;
+    struct inspect_ring *ring; /* NULL: it is told of no events */
 };
+
+/* inspect_events.c */
+void inspect_ring_close(struct inspect_ring *r);
 
 /*
  * One request and its reply. `more` follows `request` on the wire. Up to reply_max bytes are written to `reply`; their number, or -1 and errno. An answer of

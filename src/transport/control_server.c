@@ -9,7 +9,6 @@
 #include "transport/control_server.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -85,21 +84,10 @@ static void serve(int fd, struct control_session *session, uint8_t *in, uint8_t 
     }
 }
 
-/* The program may close the other fd, which it does not know: then we look now and then. */
-static bool wait_for(void *arg, int fd, int timeout_ms)
-{
-    int socket = (int)(intptr_t)arg;
-    struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = socket, .events = POLLIN | POLLRDHUP } };
-    int n = poll(p, 2, timeout_ms);
-    if (n > 0 && (p[0].revents & POLLNVAL))
-        usleep(10000);
-    return n >= 0 ? !p[1].revents : errno == EINTR;
-}
-
 static void *connection(void *arg)
 {
     int fd = (int)(intptr_t)arg;
-    struct control_session *session = control_session_create(wait_for, arg);
+    struct control_session *session = control_session_create();
     signals_hold(); /* files of ours that go to a tool are nobody's but its: the preload transport is not to count them as the client's */
     uint8_t *buffers = malloc(2 * (size_t)CONTROL_PAYLOAD_MAX);
     if (session && buffers)

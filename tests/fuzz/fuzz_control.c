@@ -47,8 +47,6 @@ static uint32_t usual_bytes(unsigned call)
         return SUBSCRIBE_BYTES;
     case CONTROL_UNSUBSCRIBE:
         return sizeof(struct control_subscription);
-    case CONTROL_EVENTS:
-        return sizeof(struct control_events);
     case CONTROL_ANSWER:
         return sizeof(struct control_answer);
     case CONTROL_READ:
@@ -125,7 +123,7 @@ static void batch(uint64_t seed)
     uint64_t s = seed;
     mprotect(end, 4096, PROT_NONE);
     counter_create();
-    struct control_session *session = control_session_create(NULL, NULL);
+    struct control_session *session = control_session_create();
     counter_start();
     for (unsigned i = 0; i < REQUESTS_PER_BATCH; i++)
         request(session, &s, end, out);

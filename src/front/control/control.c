@@ -70,8 +70,8 @@ static const struct control_entry {
     [CONTROL_RELEASE]   = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_release },
     [CONTROL_SUBSCRIBE] = { ABOUT_VM,      sizeof(struct control_subscription) + sizeof(struct vitrine_subscription),                           true,  control_subscribe_call },
     [CONTROL_UNSUBSCRIBE] = { ABOUT_VM,    sizeof(struct control_subscription),                        false, control_unsubscribe },
-    [CONTROL_EVENTS]    = { ABOUT_NUMBER,  sizeof(struct control_events),                              false, control_events_call },
     [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer),                              false, control_answer_call },
+    [CONTROL_RING]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_ring },
     [CONTROL_SHARE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_share },
     [CONTROL_CPU_PAUSE]   = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_pause_vcpu },
     [CONTROL_CPU_RESUME]  = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_resume_vcpu },
@@ -87,9 +87,8 @@ static const struct control_entry {
     [CONTROL_ENDPOINTS] = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_endpoints_call },
 };
 /* clang-format on */
-_Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_events, number) == 0 &&
-                   offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 &&
-                   offsetof(struct control_memory, number) == 0 && offsetof(struct control_step, number) == 0 &&
+_Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 &&
+                   offsetof(struct control_vcpu, number) == 0 && offsetof(struct control_memory, number) == 0 && offsetof(struct control_step, number) == 0 &&
                    offsetof(struct control_step, vcpu) == offsetof(struct control_vcpu, vcpu),
                "requests about a VM begin with its number, those about a vCPU go on with its");
 
@@ -142,14 +141,9 @@ void control_handle(struct control_session *s, const struct control_head *head, 
     *reply = (struct control_head){ .bytes = r ? 0 : a.out_bytes, .call = head->call, .error = (uint16_t)-r, .sequence = head->sequence };
 }
 
-struct control_session *control_session_create(control_wait wait, void *arg)
+struct control_session *control_session_create(void)
 {
-    struct control_session *s = calloc(1, sizeof *s);
-    if (s) {
-        s->wait = wait;
-        s->wait_arg = arg;
-    }
-    return s;
+    return calloc(1, sizeof(struct control_session));
 }
 
 void control_session_destroy(struct control_session *s)

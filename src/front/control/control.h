@@ -11,11 +11,6 @@
 
 struct control_session;
 
-/*
- * Sleeps until fd is readable, the time is over (-1: for ever), or the peer has gone or wants something more: only then false. NULL where nobody may sleep.
- */
-typedef bool (*control_wait)(void *arg, int fd, int timeout_ms);
-
 /* Tools that listen, and to which the process connects: transport's. 0 or -errno; names are of up to CONTROL_WHERE_MAX bytes, and an empty one is all. */
 struct vitrine_endpoint;
 struct control_endpoints {
@@ -27,7 +22,7 @@ struct control_endpoints {
 void control_set_endpoints(const struct control_endpoints *endpoints);
 
 /* NULL: no memory. */
-struct control_session *control_session_create(control_wait wait, void *arg);
+struct control_session *control_session_create(void);
 void control_session_destroy(struct control_session *s);
 
 /*

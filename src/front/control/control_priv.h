@@ -31,8 +31,6 @@ struct control_ear {
 struct control_session {
     struct control_hold *holds;
     struct control_ear *ears;
-    control_wait wait;
-    void *wait_arg;
     unsigned n_fds; /* with the last reply, until they are taken */
     int fd[CONTROL_FDS_MAX];
 };
@@ -56,7 +54,7 @@ int control_endpoints_call(struct control_arg *a);
 /* events.c */
 int control_subscribe_call(struct control_arg *a);
 int control_unsubscribe(struct control_arg *a);
-int control_events_call(struct control_arg *a);
+int control_ring(struct control_arg *a);
 int control_answer_call(struct control_arg *a);
 void control_ears_close(struct control_session *s);
 

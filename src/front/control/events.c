@@ -1,21 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Subscriptions to events, and what comes of them. A connection has one listener per VM, made with its first subscription. See control.h. */
 #include <errno.h>
-#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/timer.h"
 #include "core/vm.h"
 #include "front/control/control_priv.h"
 #include "introspect/listen.h"
 
-_Static_assert(sizeof(struct vitrine_event) == sizeof(struct watch_record) && offsetof(struct vitrine_event, vcpu) == offsetof(struct watch_record, vcpu) &&
-                   offsetof(struct vitrine_event, gpa) == offsetof(struct watch_record, event.gpa) &&
-                   offsetof(struct vitrine_event, value) == offsetof(struct watch_record, event.value) &&
-                   offsetof(struct vitrine_event, gpr) == offsetof(struct watch_record, gpr) &&
-                   offsetof(struct vitrine_event, question) == offsetof(struct watch_record, question),
-               "core's record in the public order");
 _Static_assert(VITRINE_ON_CR == WATCH_CR && VITRINE_ON_MSR_WRITE == WATCH_MSR_WRITE && VITRINE_ON_MSR_READ == WATCH_MSR_READ && VITRINE_ON_INT3 == WATCH_INT3 &&
                    VITRINE_ON_ACCESS == WATCH_ACCESS && VITRINE_ON_STEP == WATCH_STEP && VITRINE_ON_CPUID == WATCH_CPUID && VITRINE_ON_XSETBV == WATCH_XSETBV &&
                    VITRINE_ON_TABLE == WATCH_TABLE && VITRINE_ON_HYPERCALL == WATCH_HYPERCALL && VITRINE_ON_PORT == WATCH_PORT &&
@@ -26,7 +18,6 @@ _Static_assert((int)VITRINE_CONTINUE == (int)WATCH_CONTINUE && (int)VITRINE_DENY
                    (int)VITRINE_RETRY == (int)WATCH_RETRY,
                "the same answers");
 
-#define TIMEOUT_MS_MAX 3600000u
 #define FLAGS (VITRINE_SUBSCRIBE_ASK | VITRINE_SUBSCRIBE_VCPU | VITRINE_SUBSCRIBE_CR3)
 
 static struct look_listener *ear_find(const struct control_arg *a, uint32_t number)
@@ -116,37 +107,14 @@ int control_unsubscribe(struct control_arg *a)
     return l ? look_unsubscribe(l, ((const struct control_subscription *)a->in)->subscription) : -ENOENT;
 }
 
-static int wait_next(struct control_arg *a, struct look_listener *l, uint32_t timeout_ms, unsigned max, uint64_t *dropped)
+int control_ring(struct control_arg *a)
 {
-    struct watch_record *out = (void *)((struct control_told *)a->out + 1);
-    uint64_t end_ns = timer_now_ns() + timeout_ms * 1000000ull;
-    for (;;) {
-        bool has_vm = look_listener_has_vm(l);
-        unsigned n = look_listener_next(l, out, max, dropped);
-        uint64_t now_ns = timer_now_ns(), left_ms = now_ns < end_ns ? (end_ns - now_ns + 999999) / 1000000 : 0;
-        int ms = timeout_ms == UINT32_MAX ? -1 : (int)(left_ms < TIMEOUT_MS_MAX ? left_ms : TIMEOUT_MS_MAX);
-        if (!n && !has_vm)
-            return -ESRCH;
-        if (n || !ms || !a->session->wait || !a->session->wait(a->session->wait_arg, look_listener_fd(l), ms))
-            return (int)n;
-    }
-}
-
-/* It may wait for long, and holds no reference meanwhile. */
-int control_events_call(struct control_arg *a)
-{
-    struct control_events in;
-    memcpy(&in, a->in, sizeof in);
-    struct look_listener *l = ear_find(a, in.number);
-    unsigned max = (CONTROL_PAYLOAD_MAX - (uint32_t)sizeof(struct control_told)) / (uint32_t)sizeof(struct watch_record);
-    if (!l || !in.max)
-        return -EINVAL;
-    struct control_told told;
-    int n = wait_next(a, l, in.timeout_ms, in.max < max ? in.max : max, &told.dropped);
-    if (n < 0)
-        return n;
-    memcpy(a->out, &told, sizeof told);
-    a->out_bytes = (uint32_t)sizeof told + (uint32_t)n * (uint32_t)sizeof(struct watch_record);
+    struct look_listener *l;
+    int r = ear_open(a, &l), fd[2];
+    if (r || (r = look_listener_share(l, fd)))
+        return r;
+    memcpy(a->session->fd, fd, sizeof fd);
+    a->session->n_fds = 2;
     return 0;
 }
 
