@@ -93,6 +93,17 @@ void hold_release_vcpu(struct vcpu *v)
     vcpu_request(v, VREQ_HOLD);
 }
 
+void hold_quiet(struct vcpu *v)
+{
+    atomic_fetch_add(&v->hold.n_quiet, 1);
+}
+
+void hold_loud(struct vcpu *v)
+{
+    atomic_fetch_sub(&v->hold.n_quiet, 1);
+    vcpu_request(v, VREQ_EVENT);
+}
+
 static void each_vcpu(struct vm *vm, void (*f)(struct vcpu *v))
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {

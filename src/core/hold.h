@@ -27,6 +27,13 @@ void hold_release_vcpu(struct vcpu *v);
 void hold_vm(struct vm *vm);
 void hold_release_vm(struct vm *vm);
 
+/*
+ * From the first hold_quiet to the last hold_loud the vCPU gets no NMI, SMI or interrupt, but for one that ends a HLT: who steps slowly by events
+ * (core/watch.h) would see nothing but the timer's handler. Any thread.
+ */
+void hold_quiet(struct vcpu *v);
+void hold_loud(struct vcpu *v);
+
 #define HOLD_STEPS_MAX 1000000u
 /*
  * A held vCPU executes up to n instructions, or pieces of repeated ones, all the same. Interrupts wait meanwhile, but one that ends a HLT is delivered. Returns

@@ -181,6 +181,7 @@ struct vcpu {
         struct hold_request *first;
         _Atomic bool has_requests;
         _Atomic unsigned count;
+        _Atomic unsigned n_quiet;
         _Atomic uint32_t steps;  /* that may still be made though it is held */
         _Atomic bool is_stepped; /* hold_step waits for them */
         _Atomic bool is_paused;  /* one of the holds is the user's own, for anyone to end */

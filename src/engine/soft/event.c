@@ -70,10 +70,10 @@ static bool may_interrupt(const struct vcpu *v)
     return (v->cpu.rflags & RFLAGS_IF) && !v->cpu.interrupt_shadow;
 }
 
-/* A debugger steps and wants to see no handlers. */
-static bool are_events_blocked(const struct vcpu *v)
+/* A debugger or a tool steps and wants to see no handlers. */
+static bool are_events_blocked(const struct vcpu *v, bool was_halted)
 {
-    return v->debug.enabled && v->debug.block_events;
+    return (v->debug.enabled && v->debug.block_events) || (atomic_load(&v->hold.n_quiet) && !was_halted);
 }
 
 static bool has_wake_event(struct vcpu *v)
@@ -141,14 +141,14 @@ static enum step inject_interrupt(struct soft_vcpu *sv)
     return deliver(sv, EVENT_EXTERNAL, &f, v->cpu.rip);
 }
 
-static enum step inject(struct soft_vcpu *sv)
+static enum step inject(struct soft_vcpu *sv, bool was_halted)
 {
     struct vcpu *v = &sv->v;
     enum step s = STEP_NEXT;
     sv->is_irq_waiting = false;
     if (v->ev.exception.pending)
         return inject_exception(sv);
-    if (are_events_blocked(v)) /* what the client injected is on its way already */
+    if (are_events_blocked(v, was_halted)) /* what the client injected is on its way already */
         return v->ev.interrupt.injected ? inject_interrupt(sv) : STEP_NEXT;
     if (atomic_load(&v->ev.nmi_pending) && !v->cpu.nmi_masked && !v->cpu.interrupt_shadow) {
         atomic_fetch_sub(&v->ev.nmi_pending, 1);
@@ -182,6 +182,7 @@ enum step event_hold(struct soft_vcpu *sv)
 enum step event_requests(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
+    bool was_halted = false;
     for (;;) {
         vcpu_count_exit(v, STAT_REQUESTS);
         atomic_store(&v->exit_req, 0);
@@ -206,6 +207,7 @@ enum step event_requests(struct soft_vcpu *sv)
         }
         if ((req & VREQ_EXIT) || vcpu_signal_pending(v))
             return exit_with(sv, EXIT_INTR);
+        was_halted |= atomic_load(&v->mp_state) == MP_HALTED;
         enum step s = wait_runnable(sv);
         if (s == STEP_REPEAT)
             continue;
@@ -216,10 +218,10 @@ enum step event_requests(struct soft_vcpu *sv)
         if (v->vm->chip && v->vm->chip->vcpu_run_enter(v))
             tlb_flush(sv);
         run_notice_client(sv);
-        if (smm_is_due(v) && !v->ev.exception.pending && !are_events_blocked(v))
+        if (smm_is_due(v) && !v->ev.exception.pending && !are_events_blocked(v, was_halted))
             return smi_take(sv);
         guest_mode_enter(sv); /* delivery reads and writes guest memory */
-        s = inject(sv);
+        s = inject(sv, was_halted);
         guest_mode_leave(sv);
         fp_put(sv);
         return s;
