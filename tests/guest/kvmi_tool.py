@@ -51,9 +51,9 @@ def ask(*arguments):
 class Guest:
     """Its shell is on a pipe; what it says is collected as it comes."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, initrd=os.path.join(GUEST, "initramfs.gz")):
         self.console = open(os.path.join(folder, "console"), "w+b")
-        command = [VITRINE, "boot", os.path.join(GUEST, "vmlinuz"), "--initrd", os.path.join(GUEST, "initramfs.gz"), "--append", "quiet", "--cpus", "2", "--mem", "256M"]
+        command = [VITRINE, "boot", os.path.join(GUEST, "vmlinuz"), "--initrd", initrd, "--append", "quiet", "--cpus", "2", "--mem", "256M"]
         self.child = subprocess.Popen(command + ["--name", NAME, *options], stdin=subprocess.PIPE, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True)
         self.asked = 0
 

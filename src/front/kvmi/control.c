@@ -3,6 +3,7 @@
  * What a KVMI tool wants to be told, per vCPU, and the one subscription (introspect/listen.h) that follows from it. kvmi_is_wanted runs on the vCPU's thread,
  * so what is not wanted wakes nobody. The session's thread changes wants; order does not matter to the vCPU, since a command is answered after its change.
  */
+#include "core/hold.h"
 #include "front/kvmi/kvmi_priv.h"
 
 #define HYPERCALL_XEN_HVM_OP 34
@@ -38,11 +39,20 @@ static _Atomic uint32_t *msr_word(struct kvmi_wants *w, uint32_t msr)
 }
 
 /* The one that stands where stepping began has not been stepped; an interrupt that comes first takes its place. */
-static bool is_step_over(struct kvmi_wants *w)
+static bool is_step_over(struct kvmi_wants *w, uint64_t rip)
 {
-    bool is_over = !w->is_step_fresh;
+    bool is_over = !w->is_step_fresh || rip != w->step_rip;
     w->is_step_fresh = false;
     return is_over;
+}
+
+/* The vCPU stands still. */
+static void begin_steps(struct vcpu *v, void *arg)
+{
+    struct kvmi_wants *w = arg;
+    w->is_step_fresh = true;
+    w->is_step_interrupted = false;
+    w->step_rip = v->cpu.rip;
 }
 
 /* Told of the step that it begins with, and not executed since. */
@@ -84,7 +94,7 @@ static bool is_wanted(void *session, const struct vcpu *v, const struct watch_ev
     case WATCH_CPUID:
         return events & BIT(CPUID);
     case WATCH_STEP:
-        return atomic_load(&w->is_stepped) && is_step_over(w) && (events & BIT(SINGLESTEP));
+        return atomic_load(&w->is_stepped) && is_step_over(w, v->cpu.rip) && (events & BIT(SINGLESTEP));
     case WATCH_EXCEPTION:
     case WATCH_INTERRUPT:
         return is_delivery_wanted(w, v, e->kind);
@@ -94,6 +104,11 @@ static bool is_wanted(void *session, const struct vcpu *v, const struct watch_ev
 }
 
 /* ---- the subscription ---- */
+
+static bool is_stepping(const struct kvmi_wants *w)
+{
+    return (atomic_load(&w->events) & BIT(SINGLESTEP)) && atomic_load(&w->is_stepped);
+}
 
 static uint32_t kinds_of(const struct kvmi_wants *w)
 {
@@ -111,7 +126,7 @@ static uint32_t kinds_of(const struct kvmi_wants *w)
         kinds |= WATCH_CR;
     if ((events & BIT(MSR)) && atomic_load(&w->n_msrs))
         kinds |= WATCH_MSR_WRITE;
-    if ((events & BIT(SINGLESTEP)) && atomic_load(&w->is_stepped))
+    if (is_stepping(w))
         kinds |= WATCH_STEP | WATCH_INTERRUPT;
     if (w->is_injecting)
         kinds |= WATCH_EXCEPTION | WATCH_INTERRUPT;
@@ -150,6 +165,22 @@ static struct kvmi_wants *wants_of(const struct kvmi_arg *a)
     return &a->session->wants[a->cpu->id];
 }
 
+/* Interrupts wait while a vCPU is stepped, else a slow tool would see the timer's handler and nothing else. */
+static void set_quiet(struct kvmi_wants *w, struct vcpu *v, bool is_quiet)
+{
+    if (is_quiet && !w->is_quiet)
+        hold_quiet(v);
+    if (!is_quiet && w->is_quiet)
+        hold_loud(v);
+    w->is_quiet = is_quiet;
+}
+
+void kvmi_controls_end(struct kvmi_session *s, struct vm *vm)
+{
+    for (unsigned i = 0; i < s->n_cpus; i++)
+        set_quiet(&s->wants[s->cpu[i].id], kvmi_vcpu_of(vm, &s->cpu[i]), false);
+}
+
 /* ---- what the tool says ---- */
 
 int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable)
@@ -163,6 +194,7 @@ int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable
     int r = follow(a->session, a->vm);
     if (r)
         atomic_store(&w->events, before);
+    set_quiet(w, a->vcpu, is_stepping(w));
     return r;
 }
 
@@ -218,16 +250,13 @@ int kvmi_control_step(struct kvmi_arg *a, bool enable)
     struct kvmi_wants *w = wants_of(a);
     if (atomic_load(&w->is_stepped) == enable)
         return 0;
-    if (enable) {
-        pthread_mutex_lock(&a->vm->watch.lock);
-        w->is_step_fresh = true;
-        w->is_step_interrupted = false;
-        pthread_mutex_unlock(&a->vm->watch.lock);
-    }
     atomic_store(&w->is_stepped, enable);
     int r = follow(a->session, a->vm);
     if (r)
         atomic_store(&w->is_stepped, !enable);
+    else if (enable)
+        hold_call(a->vcpu, begin_steps, w);
+    set_quiet(w, a->vcpu, is_stepping(w));
     return r;
 }
 

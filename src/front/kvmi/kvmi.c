@@ -280,6 +280,7 @@ void kvmi_session_destroy(struct kvmi_session *s)
     if (s->listener)
         look_listener_destroy(s->listener);
     if (vm) {
+        kvmi_controls_end(s, vm);
         kvmi_pauses_end(s, vm);
         vm_put(vm);
     }

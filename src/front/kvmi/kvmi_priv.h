@@ -62,8 +62,10 @@ struct kvmi_wants {
     _Atomic uint32_t msr[2][KVMI_MSRS_OF_RANGE / 32]; /* from 0, from 0xc0000000 */
     _Atomic bool is_stepped;
     _Atomic bool is_injected; /* the next delivery is the tool's exception, or what comes in its place */
+    bool is_quiet;            /* hold_quiet; the session's thread */
     bool is_injecting;        /* that is to be told; the session's thread */
-    bool is_step_fresh;       /* the instruction that stepping begins with was not met yet; as the next, vm.watch.lock */
+    bool is_step_fresh;       /* the instruction that stepping begins with, at step_rip, was not met yet; the vCPU's, as the next two */
+    uint64_t step_rip;
     bool is_step_interrupted; /* the last step was not made */
 };
 
@@ -158,6 +160,8 @@ bool kvmi_is_stepped(const struct kvmi_arg *a);
 /* Before and after an exception of the tool's is on its way: TRAP tells what really came, if it is wanted. */
 int kvmi_begin_injection(struct kvmi_arg *a);
 void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu);
+
+void kvmi_controls_end(struct kvmi_session *s, struct vm *vm);
 
 /* events.c */
 int kvmi_pause(struct kvmi_arg *a);

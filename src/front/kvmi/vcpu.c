@@ -273,8 +273,9 @@ int kvmi_inject_exception(struct kvmi_arg *a)
     const struct kvmi_exception *in = a->in;
     if (in->vector > 31 || in->vector == VEC_NMI)
         return -EINVAL;
+    bool is_first = !a->session->wants[a->cpu->id].is_injecting;
     int r = kvmi_begin_injection(a);
-    if (!r && (r = call_on(a, exception_inject)))
+    if (!r && (r = call_on(a, exception_inject)) && is_first)
         kvmi_end_injection(a->session, a->vm, a->cpu);
     return r;
 }
