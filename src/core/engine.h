@@ -30,6 +30,8 @@ struct engine_ops {
     void (*kick)(struct vcpu *v);
     /* The slots, or the dirty-tracking of a range, changed. Any thread but one inside run. Returns when no vCPU uses what was before. */
     void (*memory_changed)(struct vm *vm, gpa_t gpa, uint64_t bytes);
+    /* What vCPUs see or may do of these pages of this process changed. Threads and return as memory_changed. */
+    void (*pages_changed)(struct vm *vm, const hva_t *page, unsigned n);
     /* The client wrote registers, CPUID or events of a vCPU that is not running. */
     void (*state_changed)(struct vcpu *v);
     /* KVM_TRANSLATE: no fault is raised, no accessed bit is set. The vCPU is not running. */

@@ -18,6 +18,10 @@
 enum { SPACE_NORMAL, SPACE_SMM, SPACE_COUNT };
 #define MEMSLOT_SPACE_SHIFT 16 /* of memslot.id */
 
+/* Slots of the normal space that are pages of tools, not the client's: their memory is core's, and they give way to the client's slots. */
+#define MEMSLOT_TOOL_FIRST 0xc000u
+#define MEMSLOT_TOOL_PAGES_MAX 4096u
+
 struct memslot {
     gpa_t gpa;
     uint64_t bytes;
@@ -47,6 +51,11 @@ static inline const struct memslot *memslots_find(const struct memslots *t, gpa_
             return s;
     }
     return NULL;
+}
+
+static inline bool memslot_is_tools(const struct memslot *s)
+{
+    return s->id - MEMSLOT_TOOL_FIRST < MEMSLOT_TOOL_PAGES_MAX;
 }
 
 static inline uint64_t memslot_page(const struct memslot *s, gpa_t gpa)

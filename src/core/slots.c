@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/guard.h"
 #include "base/memfd.h"
@@ -66,6 +67,17 @@ static const struct memslot *find_slot(struct vm *vm, uint32_t id)
     return t ? find_id(t, id) : NULL;
 }
 
+static bool do_overlap(const struct memslot *a, const struct memslot *b)
+{
+    return a->gpa < b->gpa + b->bytes && b->gpa < a->gpa + a->bytes;
+}
+
+/* A tool's page where the client wants memory of its own. */
+static bool gives_way(const struct memslot *s, const struct memslot *wanted)
+{
+    return memslot_is_tools(s) && !memslot_is_tools(wanted) && do_overlap(s, wanted);
+}
+
 static int check_slot(const struct memslots *t, const struct memslot *wanted)
 {
     if (!page_is_aligned(wanted->gpa) || !page_is_aligned(wanted->bytes) || !page_is_aligned((uintptr_t)wanted->hva))
@@ -74,15 +86,16 @@ static int check_slot(const struct memslots *t, const struct memslot *wanted)
         return -EINVAL;
     for (unsigned i = 0; i < t->n; i++) {
         const struct memslot *s = &t->slot[i];
-        if (s->id != wanted->id && wanted->gpa < s->gpa + s->bytes && s->gpa < wanted->gpa + wanted->bytes)
+        if (s->id != wanted->id && do_overlap(s, wanted) && !gives_way(s, wanted))
             return -EEXIST;
     }
     return 0;
 }
 
-/* The old table without slot `id`, with `added` in its place if not NULL. */
+/* The old table without slot `id` and what gives way, with `added` in its place if not NULL. */
 static struct memslots *make_table(const struct memslots *old, uint32_t id, const struct memslot *added)
 {
+    const struct memslot *wanted = added;
     struct memslots *t = malloc(sizeof *t + (old->n + 1) * sizeof t->slot[0]);
     if (!t)
         return NULL;
@@ -93,12 +106,20 @@ static struct memslots *make_table(const struct memslots *old, uint32_t id, cons
             t->slot[t->n++] = *added;
             added = NULL;
         }
-        if (s->id != id)
+        if (s->id != id && !(wanted && gives_way(s, wanted)))
             t->slot[t->n++] = *s;
     }
     if (added)
         t->slot[t->n++] = *added;
     return t;
+}
+
+/* Memory of tools that the new table does not have any more. */
+static void free_tools_pages(const struct memslots *old, struct memslots *now)
+{
+    for (unsigned i = 0; i < old->n; i++)
+        if (memslot_is_tools(&old->slot[i]) && !find_id(now, old->slot[i].id))
+            munmap(old->slot[i].hva, old->slot[i].bytes);
 }
 
 static void fill_bitmap(_Atomic uint64_t *bitmap, uint64_t pages)
@@ -164,6 +185,7 @@ static int replace_slot(struct vm *vm, const struct memslot *wanted)
     wait_for_readers(vm);
     if (old && old->dirty && !(new_slot && added.dirty == old->dirty))
         free(old->dirty);
+    free_tools_pages(old_table, table);
     free(old_table);
     return 0;
 }
@@ -175,6 +197,44 @@ int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64
     struct memslot wanted = { .gpa = gpa, .bytes = bytes, .hva = hva, .id = id, .flags = flags };
     pthread_mutex_lock(&vm->slots_lock);
     int error = replace_slot(vm, &wanted);
+    pthread_mutex_unlock(&vm->slots_lock);
+    return error;
+}
+
+/* The caller holds slots_lock. -ENOSPC. */
+static int free_tool_id(struct vm *vm, uint32_t *id)
+{
+    for (*id = MEMSLOT_TOOL_FIRST; *id < MEMSLOT_TOOL_FIRST + MEMSLOT_TOOL_PAGES_MAX; ++*id)
+        if (!find_slot(vm, *id))
+            return 0;
+    return -ENOSPC;
+}
+
+int vm_add_page(struct vm *vm, gpa_t gpa, uint32_t *id)
+{
+    if (!page_is_aligned(gpa) || gpa >> 52)
+        return -EINVAL;
+    void *memory = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return -ENOMEM;
+    pthread_mutex_lock(&vm->slots_lock);
+    struct memslot wanted = { .gpa = gpa, .bytes = PAGE_BYTES, .hva = memory };
+    int error = free_tool_id(vm, &wanted.id);
+    if (!error)
+        error = replace_slot(vm, &wanted);
+    pthread_mutex_unlock(&vm->slots_lock);
+    if (error)
+        munmap(memory, PAGE_BYTES);
+    else
+        *id = wanted.id;
+    return error;
+}
+
+int vm_remove_page(struct vm *vm, gpa_t gpa, uint32_t id)
+{
+    pthread_mutex_lock(&vm->slots_lock);
+    const struct memslot *s = find_slot(vm, id);
+    int error = s && s->gpa == gpa ? replace_slot(vm, &(struct memslot){ .id = id }) : -ENOENT;
     pthread_mutex_unlock(&vm->slots_lock);
     return error;
 }

@@ -206,6 +206,7 @@ struct vcpu {
     uint64_t *stat; /* enum vcpu_stat; here until vcpu_stats_move */
     uint64_t own_stat[VCPU_STAT_COUNT];
     struct watch_vcpu watch;
+    _Atomic uint16_t view; /* core/view.h: in which it is; changed between two instructions, or with all vCPUs flushed after */
 };
 
 /* vCPU thread: it wrote, or is about to get write access to, this page. Leaves soon if its ring is full. General registers only. */

@@ -8,6 +8,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "base/host.h"
 #include "core/coalesced.h"
@@ -16,6 +17,7 @@
 #include "core/msr_guest.h"
 #include "core/time.h"
 #include "core/vcpu.h"
+#include "core/view.h"
 #include "core/vm_priv.h"
 
 /* All VMs of the process, the newest first. */
@@ -115,8 +117,11 @@ static void free_slots(struct vm *vm)
 {
     for (unsigned space = 0; space < SPACE_COUNT; space++) {
         struct memslots *t = atomic_load(&vm->slots[space]);
-        for (unsigned i = 0; t && i < t->n; i++)
+        for (unsigned i = 0; t && i < t->n; i++) {
             free(t->slot[i].dirty);
+            if (memslot_is_tools(&t->slot[i]))
+                munmap(t->slot[i].hva, t->slot[i].bytes);
+        }
         free(t);
     }
 }
@@ -171,6 +176,7 @@ static void destroy(struct vm *vm)
 {
     list_remove(vm);
     watch_end(vm);
+    view_end(vm);
     irqfd_fini(vm);
     ioeventfd_fini(vm);
     coalesced_fini(vm);

@@ -19,7 +19,9 @@
 
 struct msr_filter;
 struct vcpu;
+struct view_map;
 
+#define VIEWS_MAX 64u    /* of memory, view 0 too (core/view.h) */
 #define VM_VCPUS_MAX 64  /* so many at once */
 #define VM_VCPU_IDS 4096 /* ids, which are APIC ids: topologies leave gaps */
 
@@ -110,6 +112,11 @@ struct vm {
         void *listeners;                     /* walked without a lock too, see introspect/listen_priv.h */
         uint64_t listener_bits, last_question;
     } watch;
+    struct {
+        _Atomic(struct view_map *) map[VIEWS_MAX]; /* core/view.h; NULL: no page of it is special */
+        const void *owner[VIEWS_MAX];              /* introspect's, as the next; NULL: there is no such view, but 0 */
+        void *holders;
+    } view;
     _Atomic bool is_paused; /* one of the holds is the user's own, for anyone to end */
     uint64_t started_ns;    /* CLOCK_REALTIME of its creation */
     uint32_t number;        /* of this VM in the process, from 1, never used again */
@@ -136,6 +143,13 @@ struct vm *vm_find_exactly(uint32_t number);
  * Returns when every vCPU sees the change. hva must stay valid until the slot goes.
  */
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva);
+
+/*
+ * A page of zeroes for a tool, where no memory is; a slot of the client's that comes there later takes its place. *id names it for its removal. -EINVAL
+ * misaligned or too high, -EEXIST, -ENOSPC, -ENOMEM; -ENOENT it is not there any more. Return as vm_set_memslot.
+ */
+int vm_add_page(struct vm *vm, gpa_t gpa, uint32_t *id);
+int vm_remove_page(struct vm *vm, gpa_t gpa, uint32_t id);
 
 /*
  * The dirty bitmap of a slot, in two halves, so that what the client did not get is not lost: copy it, ceil(pages / 64) words; clear the bits given (bit 0 is

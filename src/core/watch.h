@@ -22,7 +22,7 @@ struct vm;
 #define WATCH_MSR_WRITE (1u << 1)  /* [MSR; -; new] */
 #define WATCH_MSR_READ (1u << 2)   /* [MSR] */
 #define WATCH_INT3 (1u << 3)       /* before the guest's handler is called */
-#define WATCH_ACCESS (1u << 4)     /* guest memory: see gva, gpa, bytes, access */
+#define WATCH_ACCESS (1u << 4)     /* guest memory: see gva, gpa, bytes, access [view] */
 #define WATCH_STEP (1u << 5)       /* before each instruction, and each piece of a repeated one */
 #define WATCH_CPUID (1u << 6)      /* [leaf; -; subleaf] */
 #define WATCH_XSETBV (1u << 7)     /* [register; old; new] */
@@ -43,10 +43,11 @@ enum { WATCH_BY_SYSCALL, WATCH_BY_SYSENTER, WATCH_BY_INT80 };
 #define WATCH_EXECUTE 4u /* an instruction begins there */
 
 struct watch_event {
-    uint32_t kind, index, access, bytes;
+    uint32_t kind, index, access;
+    uint32_t bytes; /* 0: the rest, in another page, of an instruction that is to be executed */
     uint64_t old_value, value;
     gva_t gva;
-    gpa_t gpa;
+    gpa_t gpa; /* by the guest's tables, whatever the view makes of it */
 };
 
 enum watch_answer {

@@ -35,11 +35,11 @@ static struct look_ring *ring_of(struct look_listener *l, const struct vcpu *v)
     return r;
 }
 
-/* Whether a subscription of the listener wants it; *is_asking if one of those asks. */
+/* Whether a subscription of the listener wants it, or its views deny it; *is_asking if one of those asks. */
 static bool listener_wants(struct look_listener *l, const struct vcpu *v, const struct watch_event *e, bool *is_asking)
 {
-    bool is_wanted = false;
-    *is_asking = false;
+    bool is_wanted = e->kind == WATCH_ACCESS && look_views_deny(&l->views, v, e);
+    *is_asking = is_wanted;
     for (struct subscription *s = l->first; s; s = s->next) {
         const struct look_filter *f = &s->filter;
         if (!look_matches(s, v, e) || (f->is_wanted && !f->is_wanted(f->context, v, e)))
@@ -64,7 +64,8 @@ bool look_raise(struct vcpu *v, const struct watch_event *e)
     uint64_t waits_for = 0, number = v->vm->watch.last_question + 1;
     for (struct look_listener *l = v->vm->watch.listeners; l; l = l->next) {
         bool is_asking;
-        if (!listener_wants(l, v, e, &is_asking))
+        const struct watch_event seen = look_seen_by(l, v, e);
+        if (!listener_wants(l, v, &seen, &is_asking))
             continue;
         struct look_ring *r = ring_of(l, v);
         if (!r) {
@@ -73,9 +74,9 @@ bool look_raise(struct vcpu *v, const struct watch_event *e)
         }
         if (is_asking) {
             waits_for |= l->bit;
-            put_question(r, v, e, number);
+            put_question(r, v, &seen, number);
         } else {
-            look_put(r, v, e);
+            look_put(r, v, &seen);
         }
         atomic_thread_fence(memory_order_seq_cst); /* against ring_fall_asleep */
         look_wake_if_asleep(l);

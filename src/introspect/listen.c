@@ -59,9 +59,11 @@ static void wait_told(struct vm *vm)
 static uint32_t kinds_wanted(struct vm *vm)
 {
     uint32_t kinds = 0;
-    for (struct look_listener *l = vm->watch.listeners; l; l = l->next)
+    for (struct look_listener *l = vm->watch.listeners; l; l = l->next) {
+        kinds |= look_views_deny_anything(&l->views) ? WATCH_ACCESS : 0;
         for (struct subscription *s = l->first; s; s = s->next)
             kinds |= s->filter.kinds;
+    }
     return kinds;
 }
 
@@ -121,6 +123,11 @@ static int refresh(struct vm *vm, bool has_ranges)
     if (after & ~before & WATCH_STEP)
         look_again(vm);
     return r;
+}
+
+void look_kinds_changed(struct vm *vm)
+{
+    refresh(vm, false);
 }
 
 /* ---- subscriptions ---- */
@@ -376,6 +383,7 @@ static void leave(struct vm *vm, struct look_listener *l)
     pthread_mutex_unlock(&vm->watch.lock);
     wait_told(vm);
     refresh(vm, free_subscriptions(l));
+    look_views_release(vm, &l->views);
     pthread_mutex_unlock(&vm->watch.change);
 }
 
@@ -391,6 +399,7 @@ void look_listener_destroy(struct look_listener *l)
             unlink_listener(l->vm, l);
         pthread_mutex_unlock(&look_end_lock);
         free_subscriptions(l);
+        look_views_release(NULL, &l->views);
     }
     listener_free(l);
 }

@@ -11,6 +11,7 @@
 #include "core/vm.h"
 #include "introspect/listen.h"
 #include "introspect/ring.h"
+#include "introspect/view_priv.h"
 
 struct subscription {
     struct subscription *next;
@@ -38,6 +39,7 @@ struct look_listener {
     unsigned n_subscriptions, n_plain, last_number;
     uint64_t bit;  /* among the VM's listeners */
     int fd, waker; /* a pair of sockets: what the tool waits at, and where it is woken */
+    struct look_views views;
     struct ring_head *head;
     struct ring_reader reader;           /* for look_listener_next */
     unsigned n_rings;                    /* under watch.lock, as the next */
@@ -51,8 +53,13 @@ struct vm *look_vm_of(const struct look_listener *l);
 /* ask.c: watch_ops.raise */
 bool look_raise(struct vcpu *v, const struct watch_event *e);
 
+/* watch.change is held: pages are denied, or no more. */
+void look_kinds_changed(struct vm *vm);
+
 /* ---- raise.c: general registers only, on the vCPU's thread ---- */
 
+/* The event as this listener knows it: another listener's view is view 0. */
+struct watch_event look_seen_by(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e);
 /* All conditions but filter.is_wanted and the count. */
 bool look_matches(const struct subscription *s, const struct vcpu *v, const struct watch_event *e);
 void look_fill(struct ring_record *r, const struct vcpu *v, const struct watch_event *e);

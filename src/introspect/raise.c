@@ -16,10 +16,20 @@
 
 static bool is_in_ranges(const struct watch_table *t, const struct watch_event *e)
 {
+    if (!e->bytes) /* no instruction begins there */
+        return false;
     for (unsigned i = 0; i < 3; i++)
         if ((e->access >> i & 1) && watch_ranges_meet(&t->of[i], e->gpa, e->gpa + e->bytes - 1))
             return true;
     return false;
+}
+
+struct watch_event look_seen_by(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e)
+{
+    struct watch_event seen = *e;
+    if (e->kind == WATCH_ACCESS)
+        seen.index = look_views_number(v->vm, &l->views, e->index);
+    return seen;
 }
 
 bool look_matches(const struct subscription *s, const struct vcpu *v, const struct watch_event *e)
@@ -85,6 +95,12 @@ void look_wake_if_asleep(const struct look_listener *l)
         look_wake(l);
 }
 
+/* A view's permissions are somebody's, who has to answer. */
+static bool is_denied(const struct vcpu *v, const struct watch_event *e)
+{
+    return e->kind == WATCH_ACCESS && view_denies(view_find(v, e->gpa), e->access, e->gpa, e->bytes);
+}
+
 /* Its ring, if the listener wants the event. False: that has to be looked at more closely. */
 static bool find_ring(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e, struct look_ring **out)
 {
@@ -104,17 +120,22 @@ static bool tell(struct vcpu *v, const struct watch_event *e)
     struct look_ring *ring[LOOK_LISTENERS_MAX];
     const struct look_listener *of[LOOK_LISTENERS_MAX];
     unsigned n = 0;
+    if (is_denied(v, e))
+        return false;
     for (const struct look_listener *l = __atomic_load_n(&v->vm->watch.listeners, __ATOMIC_ACQUIRE); l; l = __atomic_load_n(&l->next, __ATOMIC_ACQUIRE)) {
         struct look_ring *r;
-        if (!find_ring(l, v, e, &r))
+        struct watch_event seen = look_seen_by(l, v, e);
+        if (!find_ring(l, v, &seen, &r))
             return false;
         if (r) {
             ring[n] = r;
             of[n++] = l;
         }
     }
-    for (unsigned i = 0; i < n; i++)
-        look_put(ring[i], v, e);
+    for (unsigned i = 0; i < n; i++) {
+        struct watch_event seen = look_seen_by(of[i], v, e);
+        look_put(ring[i], v, &seen);
+    }
     barrier_light(); /* against ring_fall_asleep */
     for (unsigned i = 0; i < n; i++)
         look_wake_if_asleep(of[i]);

@@ -13,6 +13,7 @@
 
 #include "core/vcpu.h"
 #include "core/vm.h"
+#include "introspect/view.h"
 #include "transport/inproc.h"
 
 #define RAM_BYTES 0x40000u
@@ -71,6 +72,9 @@ void watched_destroy(struct watched *g)
     look_listener_destroy(g->l);
     assert_int_equal(atomic_load(&g->real.vm->watch.kinds), 0);
     assert_null(atomic_load(&g->real.vm->watch.table));
+    assert_int_equal(look_view_count(g->real.vm), 0);
+    for (unsigned i = 0; i < VIEWS_MAX; i++)
+        assert_null(atomic_load(&g->real.vm->view.map[i]));
     real_guest_destroy(&g->real);
 }
 

@@ -257,7 +257,7 @@ static unsigned spans_place(struct soft_vcpu *sv, gva_t gva, unsigned bytes, uns
         span[n].bytes = bytes < room ? bytes : (unsigned)room;
         if (tlb_place(sv, gva, access, &span[n].place))
             return 0;
-        if (span[n].place.is_watched && is_told && watch_access_ask(sv, gva, span[n].place.gpa, span[n].bytes, told))
+        if (span[n].place.is_watched && is_told && watch_access_ask(sv, gva, span[n].place.guest_gpa, span[n].bytes, told))
             return 0;
         gva += span[n].bytes;
         bytes -= span[n].bytes;

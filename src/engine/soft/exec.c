@@ -46,7 +46,7 @@ static const uint8_t *fetch_watched(struct soft_vcpu *sv, gva_t gva, bool is_fir
 {
     struct page_place p;
     *is_fault = tlb_place(sv, gva, ACCESS_FETCH | (sv->is_user ? ACCESS_USER : 0), &p) ||
-                (is_first && p.is_watched && p.host && watch_access_ask(sv, gva, p.gpa, 1, WATCH_EXECUTE) != STEP_NEXT);
+                (is_first && p.is_watched && p.host && watch_access_ask(sv, gva, p.guest_gpa, 1, WATCH_EXECUTE) != STEP_NEXT);
     return *is_fault ? NULL : p.host;
 }
 
@@ -130,15 +130,31 @@ static enum step lookup_by_bytes(struct soft_vcpu *sv, struct exec_entry **out)
     return decode_into(sv, x, gva);
 }
 
+/* An instruction that goes on in a page whose execution a view denies: that is known only now. */
+static enum step ask_tail(struct soft_vcpu *sv, gva_t gva, const struct insn *in)
+{
+    struct page_place p;
+    gva_t tail = (gva | PAGE_OFFSET_MASK) + 1;
+    if ((gva & PAGE_OFFSET_MASK) + in->len <= PAGE_BYTES)
+        return STEP_NEXT;
+    tail = sv->mode_bits == 64 ? tail : (uint32_t)tail;
+    if (tlb_place(sv, tail, ACCESS_FETCH | (sv->is_user ? ACCESS_USER : 0), &p))
+        return STEP_FAULT;
+    return p.is_watched && p.host ? watch_access_ask(sv, tail, p.guest_gpa, 0, WATCH_EXECUTE) : STEP_NEXT;
+}
+
 static enum step lookup(struct soft_vcpu *sv, struct exec_entry **out)
 {
     const struct cpu_state *c = &sv->v.cpu;
-    if (sv->mode_bits == 64 || c->seg[SEG_CS].limit == UINT32_MAX)
-        return lookup_by_bytes(sv, out);
-    if (c->rip > c->seg[SEG_CS].limit)
+    bool is_limited = sv->mode_bits != 64 && c->seg[SEG_CS].limit != UINT32_MAX;
+    if (is_limited && c->rip > c->seg[SEG_CS].limit)
         return step_fault_code(sv, VEC_GP, 0);
     enum step s = lookup_by_bytes(sv, out);
-    return s == STEP_NEXT && c->rip + (*out)->in.len - 1 > c->seg[SEG_CS].limit ? step_fault_code(sv, VEC_GP, 0) : s;
+    if (s != STEP_NEXT)
+        return s;
+    if (is_limited && c->rip + (*out)->in.len - 1 > c->seg[SEG_CS].limit)
+        return step_fault_code(sv, VEC_GP, 0);
+    return ask_tail(sv, linear_rip(sv), &(*out)->in);
 }
 
 /* ---- native copies ---- */
@@ -212,7 +228,7 @@ static hva_t place_in_ram(struct soft_vcpu *sv, const struct insn *in, gva_t gva
         return NULL;
     }
     if (place->is_watched && place->host)
-        *s = watch_access_ask(sv, gva, place->gpa, bytes, (in->mem.access & OPND_READ ? WATCH_READ : 0) | (is_write ? WATCH_WRITE : 0));
+        *s = watch_access_ask(sv, gva, place->guest_gpa, bytes, (in->mem.access & OPND_READ ? WATCH_READ : 0) | (is_write ? WATCH_WRITE : 0));
     return *s == STEP_NEXT ? place->host : NULL;
 }
 

@@ -200,7 +200,7 @@ static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enu
     struct page_place p;
     if ((gva & PAGE_OFFSET_MASK) + bytes > PAGE_BYTES || tlb_place(sv, gva, ACCESS_WRITE | (sv->is_user ? ACCESS_USER : 0), &p) || !p.host)
         return false;
-    if (p.is_watched && (*s = watch_access_ask(sv, gva, p.gpa, bytes, WATCH_READ | WATCH_WRITE)) != STEP_NEXT)
+    if (p.is_watched && (*s = watch_access_ask(sv, gva, p.guest_gpa, bytes, WATCH_READ | WATCH_WRITE)) != STEP_NEXT)
         return true;
     *old = misc_bit_atomic(p.host, bytes, op, mask);
     access_note_data(sv, gva, bytes, ACCESS_WRITE);

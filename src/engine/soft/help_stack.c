@@ -69,7 +69,7 @@ static enum step pusha(struct soft_vcpu *sv, unsigned bytes, bool is_question)
 enum step help_pusha(struct soft_vcpu *sv, const struct insn *in)
 {
     unsigned bytes = misc_stack_op_bytes(in);
-    enum step s = watch_has_table(sv) ? pusha(sv, bytes, true) : STEP_NEXT;
+    enum step s = watch_has_pages(sv) ? pusha(sv, bytes, true) : STEP_NEXT;
     return s == STEP_NEXT ? pusha(sv, bytes, false) : s;
 }
 
@@ -130,7 +130,7 @@ static enum step enter(struct soft_vcpu *sv, const struct insn *in, bool is_ques
 
 enum step help_enter(struct soft_vcpu *sv, const struct insn *in)
 {
-    enum step s = watch_has_table(sv) ? enter(sv, in, true) : STEP_NEXT;
+    enum step s = watch_has_pages(sv) ? enter(sv, in, true) : STEP_NEXT;
     return s == STEP_NEXT ? enter(sv, in, false) : s;
 }
 

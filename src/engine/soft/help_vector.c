@@ -346,7 +346,7 @@ enum step help_scatter(struct soft_vcpu *sv, const struct insn *in)
     fp_put(sv);
     vec_sparse_init(sv, in, &p);
     p.mask = vec_mask_read(sv, in->evex_aaa) & ((1ull << p.n) - 1);
-    if (watch_has_table(sv) && (s = vec_scatter_ask(sv, in, &p)) != STEP_NEXT)
+    if (watch_has_pages(sv) && (s = vec_scatter_ask(sv, in, &p)) != STEP_NEXT)
         return s;
     uint64_t wanted = p.mask;
     for (unsigned i = 0; i < p.n; i++) {

@@ -119,7 +119,7 @@ static enum step xsave_probe(struct soft_vcpu *sv, struct fpu_area *a, uint64_t 
 static enum step xsave_put(struct soft_vcpu *sv, struct fpu_area *a, uint64_t which, bool has_mxcsr, const uint16_t *offset, const uint64_t *header,
                            unsigned header_bytes)
 {
-    a->is_question = watch_has_table(sv);
+    a->is_question = watch_has_pages(sv);
     for (;;) {
         enum step s = xsave_put_components(sv, a, which, has_mxcsr, offset);
         if (s == STEP_NEXT)

@@ -100,7 +100,7 @@ void mode_update(struct soft_vcpu *sv)
               (sv->is_user ? KEY_USER : 0) | key_segments(c, sv->mode_bits) | key_fp(c);
     if (!sv->v.tsc_ratio && !(sv->is_user && (c->cr4 & CR4_TSD)))
         sv->key |= KEY_TSC;
-    if (watch_has_table(sv))
+    if (watch_has_pages(sv))
         sv->key |= KEY_WATCHED;
     if (sv->jump_cache_key[sv->is_user] != sv->key) {
         jump_cache_flush_set(sv, sv->is_user);

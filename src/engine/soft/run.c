@@ -82,10 +82,8 @@ static struct block *find_block(struct soft_vcpu *sv, uint32_t variant, enum ste
             return NULL;
         }
         struct block *b = cache_find(sv, gva, host, sv->key | variant);
-        if (!b)
-            b = make_block(sv, gva, host, sv->key | variant, &again);
-        if (again)
-            continue;
+        if (!b && (make_block(sv, gva, host, sv->key | variant, &again) || again))
+            continue;                          /* guest mode was left: whether the page may still be fetched from is looked at again */
         (void)*(const volatile uint8_t *)host; /* if the memory went while it was translated, we end here */
         if (b && !variant && (sv->key & KEY_FLAT_CS)) {
             unsigned index = jump_cache_index(gva);
@@ -245,10 +243,10 @@ static enum step run_block(struct soft_vcpu *sv)
         pending = NULL;
         if (!is_kept)
             continue;
-        if (b->is_exec_only)
-            return step_one(sv, b->exec);
         if (atomic_load(&sv->v.exit_req))
             return STEP_NEXT;
+        if (b->is_exec_only)
+            return step_one(sv, b->exec);
         enum leave why = guest_enter(sv, b->polled);
         if (why != LEAVE_SLOW && why != LEAVE_FAULT)
             sv->v.cpu.rip = sv->mode_bits == 64 ? sv->leave_t0 : (uint32_t)(sv->leave_t0 - sv->v.cpu.seg[SEG_CS].base);
@@ -292,7 +290,7 @@ static int run_loop(struct soft_vcpu *sv)
     for (;;) {
         enum step s;
         bool is_held = hold_is_held(v), is_stepping = hold_is_stepping(v) && atomic_load(&v->mp_state) == MP_RUNNABLE;
-        if (watch_has_table(sv) != !!(sv->key & KEY_WATCHED))
+        if (watch_has_pages(sv) != !!(sv->key & KEY_WATCHED))
             mode_update(sv);
         if (has_replay(v) && !is_held) {
             s = step_one(sv, NULL);

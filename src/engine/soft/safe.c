@@ -70,13 +70,31 @@ void jump_cache_flush(struct soft_vcpu *sv)
     jump_cache_flush_set(sv, true);
 }
 
+/*
+ * With all vCPUs stopped. Those that were out of guest mode are about to enter a block that they found: exit_req takes them back to the run loop, as it does
+ * the others, since pages may be watched now that were not.
+ */
+static void send_back(struct vm *vm)
+{
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
+        if (vm->vcpu[i])
+            atomic_store(&vm->vcpu[i]->exit_req, 1);
+}
+
+/* With all vCPUs stopped. */
+static void flush_tlbs(struct vm *vm)
+{
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
+        if (vm->vcpu[i])
+            tlb_flush(to_soft(vm->vcpu[i]));
+    send_back(vm);
+}
+
 /* With all vCPUs stopped. */
 static void flush_translations(struct vm *vm)
 {
     cache_flush(vm->engine_data);
-    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
-        if (vm->vcpu[i])
-            tlb_flush(to_soft(vm->vcpu[i]));
+    flush_tlbs(vm);
 }
 
 void code_flush_all(struct soft_vcpu *sv)
@@ -94,21 +112,41 @@ void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes)
     pthread_mutex_lock(&svm->code_lock);
     world_stop(NULL, vm);
     bool is_new = false;
-    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
-        if (vm->vcpu[i]) /* back to the run loop, also from where it was out of guest mode: pages may be watched now */
-            atomic_store(&vm->vcpu[i]->exit_req, 1);
     for (unsigned space = 0; space < SPACE_COUNT; space++) {
         struct memslots *now = atomic_load(&vm->slots[space]);
         is_new |= now != svm->seen_slots[space];
         svm->seen_slots[space] = now;
     }
-    if (is_new) {
+    if (is_new)
         flush_translations(vm);
-    } else {
+    else
+        flush_tlbs(vm);
+    world_resume(vm);
+    pthread_mutex_unlock(&svm->code_lock);
+}
+
+#define PAGES_ONE_BY_ONE_MAX 8u /* with more it is cheaper to drop everything */
+
+static void drop_page(struct soft_vcpu *sv, uint64_t host_page)
+{
+    const struct code_page *p = cache_page(soft_vm_of(sv), host_page);
+    tlb_drop_page(sv, host_page);
+    if (p && atomic_load(&p->has_code))
+        jump_cache_flush(sv); /* which page its targets lie in it does not know */
+}
+
+void safe_pages_changed(struct vm *vm, const hva_t *page, unsigned n)
+{
+    struct soft_vm *svm = vm->engine_data;
+    pthread_mutex_lock(&svm->code_lock);
+    world_stop(NULL, vm);
+    if (n > PAGES_ONE_BY_ONE_MAX)
+        flush_tlbs(vm);
+    for (unsigned k = 0; k < n && n <= PAGES_ONE_BY_ONE_MAX; k++)
         for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
             if (vm->vcpu[i])
-                tlb_flush(to_soft(vm->vcpu[i]));
-    }
+                drop_page(to_soft(vm->vcpu[i]), (uint64_t)(uintptr_t)page[k]);
+    send_back(vm);
     world_resume(vm);
     pthread_mutex_unlock(&svm->code_lock);
 }

@@ -159,6 +159,7 @@ const struct engine_ops soft_engine_ops = {
     .vcpu_fini = soft_vcpu_fini,
     .run = run_vcpu,
     .memory_changed = safe_memory_changed,
+    .pages_changed = safe_pages_changed,
     .state_changed = soft_state_changed,
     .translate = soft_translate,
 };

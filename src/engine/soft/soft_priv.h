@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "core/vcpu.h"
+#include "core/view.h"
 #include "core/vm.h"
 #include "x86/insn.h"
 
@@ -168,6 +169,8 @@ void tlb_flush_local(struct soft_vcpu *sv); /* all but global pages: MOV CR3 */
 void tlb_flush_page(struct soft_vcpu *sv, gva_t gva);
 /* Drops write entries that point into the host page (a page got translations). Only by sv's own thread. */
 void tlb_drop_write(struct soft_vcpu *sv, uint64_t host_page);
+/* Drops all entries that point into the host page. All vCPUs are stopped. The jump cache is the caller's. */
+void tlb_drop_page(struct soft_vcpu *sv, uint64_t host_page);
 
 /*
  * Loads cpu.pdpte from the table at cr3 (MOV CR0/CR3/CR4 with PAE paging). 0; -EINVAL (#GP) on a reserved bit or where there is no RAM, cpu.pdpte unchanged.
@@ -272,9 +275,10 @@ void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fau
 /* The page has watched bytes for such an access. General registers only. */
 bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access);
 
-static inline bool watch_has_table(const struct soft_vcpu *sv)
+/* Some page is slow. */
+static inline bool watch_has_pages(const struct soft_vcpu *sv)
 {
-    return atomic_load_explicit(&sv->v.vm->watch.table, memory_order_relaxed);
+    return atomic_load_explicit(&sv->v.vm->watch.table, memory_order_relaxed) || view_is_denying(&sv->v);
 }
 
 /* Such an access gets no TLB entry. */

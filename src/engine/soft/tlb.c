@@ -3,7 +3,8 @@
  * The software TLB: linear pages to host addresses, one set per privilege, one table per kind of access. An entry stands for all checks of its kind of
  * access, so translated code uses it with one compare. Entries are made here only, by the vCPU's own thread, as is everything else in this file; no lock.
  *
- * What never gets an entry: MMIO, the APIC page, writes to read-only slots and to pages with translations, watched pages, anything while is_checking.
+ * What never gets an entry: MMIO, the APIC page, writes to read-only slots and to pages with translations, watched pages and what a view denies, anything
+ * while is_checking. Entries are of the view that the vCPU is in.
  * A write entry implies that the PTE's D bit and the dirty log's bit are set; whoever clears them flushes.
  */
 #include <errno.h>
@@ -137,18 +138,27 @@ void tlb_flush_page(struct soft_vcpu *sv, gva_t gva)
             jump_cache_flush_set(sv, set);
 }
 
+static void table_drop(struct soft_vcpu *sv, unsigned set, unsigned kind, uint64_t host_page)
+{
+    for (uint64_t used = ~sv->tlb_clean[set][kind]; used; used &= used - 1) {
+        struct tlb_entry *group = &sv->tlb[set][kind].entry[(unsigned)__builtin_ctzll(used) * TLB_GROUP];
+        for (unsigned i = 0; i < TLB_GROUP; i++)
+            if (group[i].host == host_page)
+                entry_clear(&group[i]);
+    }
+}
+
 void tlb_drop_write(struct soft_vcpu *sv, uint64_t host_page)
 {
-    for (unsigned set = 0; set < 2; set++) {
-        uint64_t used = ~sv->tlb_clean[set][TLB_WRITE];
-        while (used) {
-            struct tlb_entry *group = &sv->tlb[set][TLB_WRITE].entry[(unsigned)__builtin_ctzll(used) * TLB_GROUP];
-            for (unsigned i = 0; i < TLB_GROUP; i++)
-                if (group[i].host == host_page)
-                    entry_clear(&group[i]);
-            used &= used - 1;
-        }
-    }
+    table_drop(sv, 0, TLB_WRITE, host_page);
+    table_drop(sv, 1, TLB_WRITE, host_page);
+}
+
+void tlb_drop_page(struct soft_vcpu *sv, uint64_t host_page)
+{
+    for (unsigned n = 0; n < 2 * TLB_KINDS; n++)
+        table_drop(sv, n / TLB_KINDS, n % TLB_KINDS, host_page);
+    asid_drop_all(sv);
 }
 
 void smap_ac_changed(struct soft_vcpu *sv)
@@ -203,6 +213,14 @@ static bool is_apic_page(const struct soft_vcpu *sv, gpa_t gpa)
     return sv->v.lapic && (base & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) == APIC_BASE_ENABLE && gpa >> PAGE_SHIFT == base >> PAGE_SHIFT;
 }
 
+/* A write entry is a read entry too, and may serve an instruction that reads first. */
+static bool is_slow_in_view(struct view_entry seen, unsigned access)
+{
+    if (access & ACCESS_FETCH)
+        return seen.where & VIEW_NO_EXECUTE;
+    return (seen.where & VIEW_NO_READ) || ((access & ACCESS_WRITE) && seen.unwriteable);
+}
+
 int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_place *out)
 {
     enum tlb_kind kind = access & ACCESS_FETCH ? TLB_FETCH : access & ACCESS_WRITE ? TLB_WRITE : TLB_READ;
@@ -223,14 +241,16 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
     int rc = walk_page(sv, gva, access, &w);
     if (rc)
         return rc;
-    out->gpa = w.gpa;
+    out->gpa = out->guest_gpa = w.gpa;
     if (is_apic_page(sv, w.gpa))
         return 0;
+    const struct view_entry seen = view_find(&sv->v, w.gpa);
+    out->gpa = w.gpa = view_gpa(seen, w.gpa);
     const struct memslot *s = memslots_find(slots_seen(sv), w.gpa);
     bool is_write = access & ACCESS_WRITE;
     if (!s)
         return 0;
-    out->is_watched = watch_page_is_slow(sv, w.gpa, access);
+    out->is_watched = is_slow_in_view(seen, access) || watch_page_is_slow(sv, out->guest_gpa, access);
     is_cached &= !out->is_watched;
     if (is_write && (s->flags & MEMSLOT_READONLY))
         return 0;

@@ -5,6 +5,7 @@
 #ifndef VITRINE_ENGINE_SOFT_TLB_H
 #define VITRINE_ENGINE_SOFT_TLB_H
 
+#include "core/view.h"
 #include "engine/soft/soft_priv.h"
 
 #define SMAP_ENTRIES_MAX 16u
@@ -28,7 +29,8 @@ static inline bool gva_is_canonical(const struct soft_vcpu *sv, gva_t gva)
 
 struct page_place {
     hva_t host;                 /* of the very byte asked for; NULL: no RAM there, or a write to read-only memory (MMIO) */
-    gpa_t gpa;                  /* not set if is_tlb_hit */
+    gpa_t gpa;                  /* in the vCPU's view, what the next ones and the dirty log go by; not set if is_tlb_hit */
+    gpa_t guest_gpa;            /* by the guest's tables; as gpa */
     const struct memslot *slot; /* whose dirty bit a store must set; NULL on a TLB hit (the entry's making set it) */
     bool is_code;               /* the page has translations: a store is followed by code_page_written() */
     bool is_tlb_hit;

@@ -81,9 +81,11 @@ static int page_fault(struct soft_vcpu *sv, gva_t gva, unsigned access, uint32_t
     return -EFAULT;
 }
 
-/* Tables outside RAM give no entry: the caller treats that as not present. */
+/* As the vCPU's view has it, but whatever it denies: the walk is the CPU's, not the program's. Tables outside RAM give no entry: the caller treats that as not
+ * present. */
 static bool entry_read(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes, struct walk_entry *out)
 {
+    gpa = view_gpa(view_find(&sv->v, gpa), gpa);
     const struct memslot *s = memslots_find(slots_seen(sv), gpa);
     if (!s)
         return false;

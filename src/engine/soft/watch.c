@@ -3,7 +3,7 @@
  * Where the engine asks those who watch the VM (core/watch.h). A helper that gets anything but STEP_NEXT returns it: the instruction starts again later. Called
  * on the vCPU's thread, no lock.
  */
-#include "core/watch.h"
+#include "core/view.h"
 
 #include "engine/soft/code.h"
 
@@ -32,7 +32,7 @@ enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e)
 
 enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access)
 {
-    struct watch_event e = { .kind = WATCH_ACCESS, .access = access, .bytes = bytes, .gva = gva, .gpa = gpa };
+    struct watch_event e = { .kind = WATCH_ACCESS, .index = view_of(&sv->v), .access = access, .bytes = bytes, .gva = gva, .gpa = gpa };
     if (!must_wait(sv, &e))
         return STEP_NEXT;
     sv->fault = (struct fault){ .vector = FAULT_WATCH };
