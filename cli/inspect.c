@@ -34,6 +34,27 @@ int inspect_failed(const char *command, const char *what)
     return cli_error(CLI_FAILED, command, "cannot %s: %s", what, reason_of(errno));
 }
 
+#define VMS_MAX 256
+
+/* Says what it could have meant, by the rule of vitrine_vm_open: beginnings of names count if nothing has the name or pid in full. */
+static void explain_ambiguity(const char *command, const char *which)
+{
+    static struct vitrine_vm_info vm[VMS_MAX];
+    char pid[16];
+    int n = vitrine_vm_list(vm, VMS_MAX), exact = 0;
+    cli_error(CLI_FAILED, command, "'%s' means more than one virtual machine:", which);
+    for (int i = 0; i < n && i < VMS_MAX; i++) {
+        snprintf(pid, sizeof pid, "%" PRIu32, vm[i].pid);
+        exact += !strcmp(which, pid) || !strcmp(which, vm[i].name);
+    }
+    for (int i = 0; i < n && i < VMS_MAX; i++) {
+        snprintf(pid, sizeof pid, "%" PRIu32, vm[i].pid);
+        if (!strcmp(which, pid) || (exact ? !strcmp(which, vm[i].name) : !strncmp(which, vm[i].name, strlen(which))))
+            fprintf(stderr, "  %" PRIu32 ".%" PRIu32 "  %s\n", vm[i].pid, vm[i].number, vm[i].name);
+    }
+    fprintf(stderr, "Each is meant by the number before its name.\n");
+}
+
 struct vitrine_vm *inspect_open(const char *command, const char *which)
 {
     struct vitrine_vm *vm = vitrine_vm_open(which);
@@ -44,7 +65,7 @@ struct vitrine_vm *inspect_open(const char *command, const char *which)
         cli_error(CLI_FAILED, command, "no virtual machine is called '%s' or has this pid; 'vitrine list' shows those that you may look into", which);
         break;
     case ENOTUNIQ:
-        cli_error(CLI_FAILED, command, "'%s' means more than one virtual machine; 'vitrine list' shows their pids", which);
+        explain_ambiguity(command, which);
         break;
     case EACCES:
         cli_error(CLI_FAILED, command, "'%s' is not found; virtual machines of other users are closed to you", which);

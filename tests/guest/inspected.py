@@ -62,7 +62,7 @@ class Guest:
     """Its shell is on a pipe; what it says is collected as it comes."""
 
     def __init__(self, folder, name=NAME, cpus=2):
-        self.console = open(os.path.join(folder, "console-" + name), "w+b")
+        self.console = open(os.path.join(folder, "console-%s-%d" % (name, len(os.listdir(folder)))), "w+b")
         command = BOOT + ["--append", "quiet", "--cpus", str(cpus), "--mem", "256M", "--name", name]
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True)
 
