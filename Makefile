@@ -46,4 +46,4 @@ clean:
 	@rm -rf $(BUILD)
 
 format:
-	@find src vmm cli tests bench guests include -name '*.[ch]' | xargs -r clang-format -i
+	@find src vmm cli tests bench examples guests include -name '*.[ch]' | xargs -r clang-format -i

@@ -17,6 +17,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include <vitrine/inspect.h> /* looking into virtual machines, of this process and of others */
+
 #ifdef __cplusplus
 extern "C" {
 #endif

@@ -6,13 +6,14 @@ The rules and their reasons are in docs/style.md and docs/architecture.md; who m
 """
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 
 SOURCE, BUILD = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 C_ENDINGS = (".c", ".h", ".S")
-CODE_FOLDERS = ("src/", "vmm/", "cli/", "tests/", "bench/", "guests/", "include/")
+CODE_FOLDERS = ("src/", "vmm/", "cli/", "tests/", "bench/", "examples/", "guests/", "include/")
 
 
 class Skip(Exception):
@@ -192,6 +193,22 @@ def exported():
     return wrong + ["libvitrine.so does not export %s" % name for name in sorted(STOOD_IN_FOR - shown)]
 
 
+def public_headers():
+    """Each public header is complete in itself, and strict C and C++ compilers take it without a warning."""
+    wrong = []
+    compilers = [("cc", "c", "-std=c99"), ("cc", "c", "-std=c11")] + [(c, "c++", "-std=c++11") for c in ("g++", "clang++") if shutil.which(c)]
+    for header in [n for n in tree() if n.startswith("include/") and n.endswith(".h")]:
+        for compiler, language, standard in compilers:
+            command = [compiler, "-x", language, standard, "-Wall", "-Wextra", "-pedantic", "-Werror", "-fsyntax-only", "-I" + os.path.join(SOURCE, "include"), "-"]
+            source = '#include "%s"\n#include "%s"\nint main(void) { return 0; }\n' % ((header[len("include/"):],) * 2)
+            run = subprocess.run(command, input=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if run.returncode:
+                wrong.append("%s as %s: %s" % (header, standard, (run.stdout.strip().splitlines() or ["?"])[-1]))
+    if len(compilers) == 2 and not wrong:
+        raise Skip("C is fine; there is no C++ compiler")
+    return wrong
+
+
 def abi_page():
     """docs/abi is what the fronts' tables say."""
     program = os.path.join(BUILD, "abi_table")
@@ -223,7 +240,7 @@ def manual():
     return ["docs/man/vitrine.1 lacks %s" % n for n in sorted(told - there)] + ["docs/man/vitrine.1: there is no %s" % n for n in sorted(there - told)]
 
 
-CHECKS = [includes, every_folder_has_a_layer, links, licence_lines, head_comments, formatting, file_sizes, words, engine_calls, exported, abi_page, manual]
+CHECKS = [includes, every_folder_has_a_layer, links, licence_lines, head_comments, formatting, file_sizes, words, engine_calls, exported, public_headers, abi_page, manual]
 
 
 def main():
