@@ -296,8 +296,8 @@ int vitrine_vm_endpoints(struct vitrine_vm *vm, struct vitrine_endpoint *out, un
 /* ---- events ---- */
 
 /* vitrine_event.kind, and bits of vitrine_subscription.kinds. In brackets: what index, old_value and value are. */
-#define VITRINE_ON_CR (1u << 0)         /* CR0, CR3, CR4 or CR8 is about to be written [which; old; new] */
-#define VITRINE_ON_MSR_WRITE (1u << 1)  /* [MSR; -; new] */
+#define VITRINE_ON_CR (1u << 0)         /* CR0, CR3, CR4 or CR8 is about to be written; a task switch, SMI or RSM has written it: told only [which; old; new] */
+#define VITRINE_ON_MSR_WRITE (1u << 1)  /* [MSR; old, 0 if it cannot be read; new] */
 #define VITRINE_ON_MSR_READ (1u << 2)   /* [MSR] */
 #define VITRINE_ON_INT3 (1u << 3)       /* INT3 is about to call its handler */
 #define VITRINE_ON_ACCESS (1u << 4)     /* guest memory in one of the subscription's ranges: gva, gpa, bytes, access */
@@ -310,6 +310,32 @@ int vitrine_vm_endpoints(struct vitrine_vm *vm, struct vitrine_endpoint *out, un
 #define VITRINE_ON_EXCEPTION (1u << 11) /* about to be delivered; INT n and INT3 are none [vector; error code; CR2 or DR6 bits] */
 #define VITRINE_ON_INTERRUPT (1u << 12) /* about to be delivered; NMIs too [vector] */
 #define VITRINE_ON_SYSCALL (1u << 13)   /* [0 SYSCALL, 1 SYSENTER, 2 INT 80h; -; RAX] */
+#define VITRINE_ON_SYSRET (1u << 14)    /* [0 SYSRET, 1 SYSEXIT; -; RAX] */
+#define VITRINE_ON_FLUSH (1u << 15)     /* an instruction flushes TLB entries [enum vitrine_flush] */
+#define VITRINE_ON_DEBUG (1u << 16)     /* #DB about to be delivered: breakpoints, single steps, INT1 [0 exception, 1 INT1; -; DR6 bits] */
+#define VITRINE_ON_VCPU (1u << 17)      /* what becomes of a vCPU [enum vitrine_vcpu_change] */
+#define VITRINE_ON_INJECTED \
+    (1u << 18)                    /* what vitrine_vcpu_inject brought is about to be delivered, or what became of it [vector; error code; CR2 or DR6 bits] */
+#define VITRINE_ON_END (1u << 19) /* the VM goes: told once, the last event, of no vCPU; then vitrine_vm_next_events fails with ESRCH */
+
+/* vitrine_event.index of VITRINE_ON_FLUSH. In brackets: old_value; value. */
+enum vitrine_flush {
+    VITRINE_FLUSH_INVLPG,  /* [-; linear address] */
+    VITRINE_FLUSH_INVPCID, /* [type, in bits 16-27 PCID; linear address] */
+    VITRINE_FLUSH_CR0,     /* [old; new], and so for the next two; CR3 with its no-flush bit is none */
+    VITRINE_FLUSH_CR3,
+    VITRINE_FLUSH_CR4,
+    VITRINE_FLUSH_PARAVIRTUAL /* asked for by another vCPU; told only */
+};
+
+/* vitrine_event.index of VITRINE_ON_VCPU. */
+enum vitrine_vcpu_change {
+    VITRINE_VCPU_CREATED, /* it is run for the first time */
+    VITRINE_VCPU_PAUSED,  /* held by a tool or the user, told each time; told only */
+    VITRINE_VCPU_HALTS,   /* about to halt, by HLT */
+    VITRINE_VCPU_RESET,   /* an INIT has come */
+    VITRINE_VCPU_STARTED  /* a SIPI has come [-; vector] */
+};
 
 #define VITRINE_READ 1u
 #define VITRINE_WRITE 2u
@@ -324,6 +350,7 @@ struct vitrine_range {
 #define VITRINE_SUBSCRIBE_ASK 1u  /* the vCPU waits for vitrine_vm_answer; else events are dropped when they are not taken fast enough */
 #define VITRINE_SUBSCRIBE_VCPU 2u /* only on this vCPU */
 #define VITRINE_SUBSCRIBE_CR3 4u  /* only with this CR3, of which bits 12-51 count */
+#define VITRINE_SUBSCRIBE_RIP 8u  /* only by instructions from first_rip to last_rip */
 
 /* All conditions must hold; they are evaluated before anybody is woken. */
 struct vitrine_subscription {
@@ -334,11 +361,14 @@ struct vitrine_subscription {
     uint32_t first_index, last_index; /* of vitrine_event.index; all: 0, UINT32_MAX */
     uint64_t value_mask, value;       /* vitrine_event.value & value_mask == value */
     uint64_t count;                   /* so many events, then no more; 0: no end */
+    uint64_t first_rip, last_rip;
+    uint64_t every; /* one of so many that all of the above lets through, the first of them; 0: each */
 };
 
 /* What a vCPU is about to do, and its state before. */
 struct vitrine_event {
-    uint32_t kind, index, access, bytes;
+    uint32_t kind, index, access;
+    uint32_t bytes; /* of an access or port; else of the instruction, 0 if it is none */
     uint64_t old_value, value;
     uint64_t gva, gpa;
     uint32_t vcpu, cpl;
@@ -352,7 +382,33 @@ enum vitrine_answer {
     VITRINE_CONTINUE, /* it happens; an access too, whatever its instruction */
     VITRINE_DENY,     /* the instruction is skipped and does nothing; an exception or interrupt is dropped, and a fault may come again */
     VITRINE_CHANGE,   /* CR, MSR_WRITE, XSETBV: another value is written */
-    VITRINE_RETRY     /* the instruction starts again, and may be told again */
+    VITRINE_RETRY,    /* the instruction starts again, and may be told again */
+    VITRINE_EMULATE,  /* MSR_READ, IN and INS, CPUID, HYPERCALL, reading or executing ACCESS: the instruction gets what is given in place of what is there */
+    VITRINE_INJECT,   /* an exception comes in place of the instruction or exception; an interrupt in place of one, else when the guest takes interrupts */
+    VITRINE_CRASH     /* the VMM gets a shutdown, as of a triple fault */
+};
+
+/* An exception or interrupt for a vCPU. */
+struct vitrine_injection {
+    uint32_t is_interrupt, vector; /* exceptions: below 32; interrupts: from 16 on, or 2, which is the NMI */
+    uint32_t has_code, code;       /* of an exception */
+    uint32_t has_address, pad;
+    uint64_t address; /* for CR2 with #PF, for DR6 with #DB; without it they stay */
+};
+
+#define VITRINE_DATA_MAX 256
+
+struct vitrine_reply {
+    uint32_t answer; /* enum vitrine_answer */
+    uint32_t data_bytes;
+    uint64_t value; /* CHANGE; EMULATE of MSR_READ, IN, HYPERCALL: RAX */
+    /*
+     * EMULATE of ACCESS: what the instruction reads at linear address data_at, whatever else it reads; if execution was asked about, its own bytes. Of CPUID:
+     * 16 bytes, EAX EBX ECX EDX. Of INS: so many elements, or with no data one of `value`.
+     */
+    uint64_t data_at;
+    uint8_t data[VITRINE_DATA_MAX];
+    struct vitrine_injection injection; /* INJECT */
 };
 
 /*
@@ -368,9 +424,17 @@ int vitrine_vm_unsubscribe(struct vitrine_vm *vm, int subscription);
 int vitrine_vm_next_events(struct vitrine_vm *vm, struct vitrine_event *out, unsigned n, int timeout_ms, uint64_t *dropped);
 /*
  * Lets the event's vCPU go on. While it waits, its registers may be read and set; new ones count with RETRY and for what follows. If several tools are asked,
- * denial comes before change, and that before retry. ESTALE: the event is no longer open. EINVAL: it cannot be answered so.
+ * the strictest holds: crash, inject, deny, change, emulate, retry, continue. ESTALE: the event is no longer open. EINVAL: it cannot be answered so.
  */
 int vitrine_vm_answer(struct vitrine_vm *vm, const struct vitrine_event *event, enum vitrine_answer answer, uint64_t value);
+/* The same for answers that need more. EBUSY: what it injects would take the place of something else. */
+int vitrine_vm_reply(struct vitrine_vm *vm, const struct vitrine_event *event, const struct vitrine_reply *reply);
+
+/*
+ * Without an event: an exception comes before the vCPU's next instruction, an interrupt when the guest takes interrupts next; no interrupt controller knows of
+ * it. VITRINE_ON_INJECTED tells what is really delivered. EBUSY: one is on its way already; EINVAL: there is no such vector.
+ */
+int vitrine_vcpu_inject(struct vitrine_vm *vm, uint32_t vcpu, const struct vitrine_injection *what);
 
 #ifdef __cplusplus
 }

@@ -33,7 +33,7 @@ enum control_call {
     CONTROL_RELEASE,     /* control_vm; EINVAL not held by this connection */
     CONTROL_SUBSCRIBE,   /* control_subscription, vitrine_subscription, vitrine_range[] -> control_subscription */
     CONTROL_UNSUBSCRIBE, /* control_subscription; ENOENT */
-    CONTROL_ANSWER,      /* control_answer; ENOENT, ESTALE, EINVAL */
+    CONTROL_ANSWER,      /* control_answer, vitrine_reply; ENOENT, ESTALE, EINVAL, EBUSY */
     CONTROL_SHARE,       /* control_vm -> control_piece[], and the fds of their files */
     CONTROL_CPU_PAUSE,   /* control_vcpu */
     CONTROL_CPU_RESUME,  /* control_vcpu */
@@ -48,6 +48,7 @@ enum control_call {
     CONTROL_DETACH,      /* control_vm, text: none is all; ENOENT */
     CONTROL_ENDPOINTS,   /* control_vm -> vitrine_endpoint[] */
     CONTROL_RING,        /* control_vm -> nothing, and two fds: the memory in which this connection is told (introspect/ring.h), the socket that wakes it */
+    CONTROL_INJECT,      /* control_vcpu, vitrine_injection; EINVAL, EBUSY */
     CONTROL_CALLS
 };
 
@@ -96,8 +97,6 @@ struct control_subscription {
 struct control_answer {
     uint32_t number, vcpu;
     uint64_t question;
-    uint32_t answer, pad; /* enum vitrine_answer */
-    uint64_t value;
 };
 
 struct control_written {

@@ -81,10 +81,19 @@ static void stand_still(struct vcpu *v, void *arg)
     (void)v, (void)arg;
 }
 
+/* And say so to those who watch. */
+static void stand_paused(struct vcpu *v, void *arg)
+{
+    const struct watch_event e = { .kind = WATCH_VCPU, .index = WATCH_VCPU_PAUSED };
+    (void)arg;
+    if (atomic_load(&v->vm->watch.kinds) & WATCH_VCPU)
+        watch_note(v, &e);
+}
+
 void hold_vcpu(struct vcpu *v)
 {
     atomic_fetch_add(&v->hold.count, 1);
-    hold_call(v, stand_still, NULL);
+    hold_call(v, stand_paused, NULL);
 }
 
 void hold_release_vcpu(struct vcpu *v)
@@ -113,9 +122,9 @@ static void each_vcpu(struct vm *vm, void (*f)(struct vcpu *v))
     }
 }
 
-static void wait_still(struct vcpu *v)
+static void wait_paused(struct vcpu *v)
 {
-    hold_call(v, stand_still, NULL);
+    hold_call(v, stand_paused, NULL);
 }
 
 static void wake(struct vcpu *v)
@@ -127,7 +136,7 @@ void hold_vm(struct vm *vm)
 {
     atomic_fetch_add(&vm->n_holds, 1);
     each_vcpu(vm, wake); /* all at once, then one after the other */
-    each_vcpu(vm, wait_still);
+    each_vcpu(vm, wait_paused);
 }
 
 void hold_release_vm(struct vm *vm)

@@ -130,7 +130,7 @@ void vcpu_leave_instruction(struct vcpu *v)
     pthread_mutex_lock(&v->vm->watch.lock); /* a question may be open, and answered just now */
     watch_forget(&v->watch);
     pthread_mutex_unlock(&v->vm->watch.lock);
-    v->ev.exception.pending = false;
+    v->ev.exception.pending = v->watch.has_injected_exception = false;
 }
 
 static void reset_segments(struct cpu_state *c)
@@ -171,6 +171,7 @@ static void reset_events(struct vcpu *v)
     v->replay.n = v->replay.next = 0;
     v->replay.io_done = false;
     watch_forget(&v->watch);
+    v->watch.has_injected_exception = v->watch.has_injected_irq = false;
     v->posted.n = v->posted.next = 0;
 }
 

@@ -183,10 +183,24 @@ static void log_dead_end(const struct vcpu *v)
         log_write(LOG_INFO, "%s", line);
 }
 
+static void announce(struct vcpu *v)
+{
+    struct watch_event e = { .kind = WATCH_VCPU, .index = WATCH_VCPU_CREATED };
+    v->watch.is_announced = true;
+    if (!(atomic_load(&v->vm->watch.kinds) & WATCH_VCPU))
+        return;
+    if (watch_ask(v, &e) == WATCH_WAIT)
+        v->watch.is_delivery = true; /* of no instruction; the engine finds the vCPU held */
+    else
+        watch_forget(&v->watch);
+}
+
 int vcpu_run(struct vcpu *v)
 {
     v->thread = pthread_self();
     atomic_store(&v->is_running, true);
+    if (!v->watch.is_announced)
+        announce(v);
     tick_start(v);
     int result = v->vm->engine->run(v);
     tick_stop(v);

@@ -59,14 +59,21 @@ void watch_end(struct vm *vm)
 
 /* ---- questions ---- */
 
+/* What does not belong to an instruction: denied, it is dropped. */
+static bool is_between(const struct watch_event *e)
+{
+    return (e->kind & (WATCH_EXCEPTION | WATCH_INTERRUPT | WATCH_INJECTED)) || (e->kind == WATCH_DEBUG && e->index == WATCH_DEBUG_EXCEPTION) ||
+           (e->kind == WATCH_VCPU && e->index != WATCH_VCPU_HALTED);
+}
+
 enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e)
 {
     struct watch_vcpu *w = &v->watch;
     pthread_mutex_lock(&v->vm->watch.lock);
     atomic_fetch_add(&v->hold.count, 1); /* before anybody can see the question */
-    bool must_wait = (atomic_load(&v->vm->watch.kinds) & e->kind) && v->vm->watch.ops->raise(v, e);
+    bool must_wait = (atomic_load(&v->vm->watch.kinds) & e->kind) && v->vm->watch.ops->raise(v, e, true);
     if (must_wait) {
-        w->answer = WATCH_CONTINUE;
+        w->reply.answer = WATCH_CONTINUE;
     } else {
         atomic_fetch_sub(&v->hold.count, 1);
         watch_grant_add(w, e, v->cpu.rip, false); /* told already, should the instruction start again */
@@ -75,45 +82,106 @@ enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e)
     return must_wait ? WATCH_WAIT : WATCH_GO;
 }
 
-/* ---- answers ---- */
-
-static bool is_delivery(const struct watch_event *e)
+void watch_note(struct vcpu *v, const struct watch_event *e)
 {
-    return e->kind & (WATCH_EXCEPTION | WATCH_INTERRUPT);
+    pthread_mutex_lock(&v->vm->watch.lock);
+    if (atomic_load(&v->vm->watch.kinds) & e->kind)
+        v->vm->watch.ops->raise(v, e, false);
+    pthread_mutex_unlock(&v->vm->watch.lock);
 }
 
-/* The strictest of several: denied, changed, tried again. */
+const struct watch_reply *watch_gift_find(const struct vcpu *v, uint32_t kind, uint32_t index)
+{
+    const struct watch_vcpu *w = &v->watch;
+    for (unsigned i = 0; i < w->n_gifts; i++)
+        if (w->gift[i].event.kind == kind && w->gift[i].event.index == index)
+            return &w->gift[i].reply;
+    return NULL;
+}
+
+/* ---- answers ---- */
+
+static bool can_emulate(const struct watch_event *e, const struct watch_reply *r)
+{
+    switch (e->kind) {
+    case WATCH_MSR_READ:
+    case WATCH_HYPERCALL:
+        return !r->data_bytes;
+    case WATCH_PORT:
+        return (e->access & WATCH_READ) && r->data_bytes % e->bytes == 0;
+    case WATCH_CPUID:
+        return r->data_bytes == 16;
+    case WATCH_ACCESS:
+        return (e->access & (WATCH_READ | WATCH_EXECUTE)) && r->data_bytes;
+    default:
+        return false;
+    }
+}
+
+bool watch_can_answer(const struct watch_event *e, const struct watch_reply *r)
+{
+    if (r->answer == WATCH_CHANGE)
+        return e->kind & (WATCH_CR | WATCH_MSR_WRITE | WATCH_XSETBV);
+    if (r->answer == WATCH_EMULATE)
+        return r->data_bytes <= WATCH_DATA_MAX && can_emulate(e, r);
+    return (unsigned)r->answer < WATCH_ANSWERS;
+}
+
+/* The strictest of several. */
 static bool outranks(enum watch_answer a, enum watch_answer b)
 {
-    static const uint8_t rank[WATCH_ANSWERS] = { [WATCH_CONTINUE] = 0, [WATCH_RETRY] = 1, [WATCH_CHANGE] = 2, [WATCH_DENY] = 3 };
+    static const uint8_t rank[WATCH_ANSWERS] = {
+        [WATCH_CONTINUE] = 0, [WATCH_RETRY] = 1, [WATCH_EMULATE] = 2, [WATCH_CHANGE] = 3, [WATCH_DENY] = 4, [WATCH_INJECT] = 5, [WATCH_CRASH] = 6
+    };
     return rank[a] > rank[b];
+}
+
+static void deny(struct watch_vcpu *w, const struct watch_event *e)
+{
+    watch_grant_add(w, e, w->asked.rip, is_between(e));
+    if (!is_between(e)) {
+        w->is_denied = true;
+        w->denied_rip = w->asked.rip;
+    }
+}
+
+/* Full only for a tool that gives an instruction more than it can touch: then the last one counts. */
+static void give(struct watch_vcpu *w, const struct watch_event *e)
+{
+    unsigned at = w->n_gifts < WATCH_GIFTS_MAX ? w->n_gifts++ : WATCH_GIFTS_MAX - 1;
+    w->gift[at] = (struct watch_gift){ .event = *e, .reply = w->reply };
 }
 
 static void settle(struct vcpu *v)
 {
     struct watch_vcpu *w = &v->watch;
     struct watch_event e = w->asked.event;
-    if (w->answer == WATCH_CHANGE)
-        e.value = w->answer_value;
-    if (w->answer != WATCH_RETRY)
-        watch_grant_add(w, &e, w->asked.rip, w->answer == WATCH_DENY && is_delivery(&e));
-    if (w->answer == WATCH_DENY && !is_delivery(&e)) {
-        w->is_denied = true;
-        w->denied_rip = w->asked.rip;
+    enum watch_answer a = w->reply.answer;
+    if (a == WATCH_CHANGE)
+        e.value = w->reply.value;
+    if (a == WATCH_DENY) {
+        deny(w, &e);
+    } else if (a == WATCH_CRASH) {
+        w->n_grants = w->n_gifts = 0;
+        vcpu_request(v, VREQ_TRIPLE_FAULT);
+    } else if (a == WATCH_INJECT && !w->reply.injection.is_interrupt) {
+        w->n_grants = w->n_gifts = 0;
+    } else if (a != WATCH_RETRY) {
+        if (a == WATCH_EMULATE)
+            give(w, &e);
+        watch_grant_add(w, &e, w->asked.rip, false);
     }
     hold_release_vcpu(v);
 }
 
-void watch_answer(struct vcpu *v, uint64_t mask, enum watch_answer answer, uint64_t value)
+void watch_answer(struct vcpu *v, uint64_t mask, const struct watch_reply *reply)
 {
     struct watch_vcpu *w = &v->watch;
     mask &= w->waits_for;
     if (!mask)
         return;
-    if (outranks(answer, w->answer)) {
-        w->answer = answer;
-        w->answer_value = value;
-    }
+    if (outranks(reply->answer, w->reply.answer))
+        w->reply = *reply;
     w->waits_for &= ~mask;
     if (!w->waits_for)
         settle(v);

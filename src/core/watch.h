@@ -12,14 +12,15 @@
 #include <stdatomic.h>
 
 #include "base/types.h"
+#include "core/inject.h"
 #include "x86/regs.h"
 
 struct vcpu;
 struct vm;
 
 /* watch_event.kind, and bits of vm.watch.kinds. In brackets: what index, old_value and value are. */
-#define WATCH_CR (1u << 0)         /* MOV to CR0, 3, 4, 8, LMSW, CLTS [register; old; new] */
-#define WATCH_MSR_WRITE (1u << 1)  /* [MSR; -; new] */
+#define WATCH_CR (1u << 0)         /* MOV to CR0, 3, 4, 8, LMSW, CLTS; task switch, SMI, RSM: told afterwards [register; old; new] */
+#define WATCH_MSR_WRITE (1u << 1)  /* [MSR; old, 0 if it cannot be read; new] */
 #define WATCH_MSR_READ (1u << 2)   /* [MSR] */
 #define WATCH_INT3 (1u << 3)       /* before the guest's handler is called */
 #define WATCH_ACCESS (1u << 4)     /* guest memory: see gva, gpa, bytes, access [view] */
@@ -32,10 +33,34 @@ struct vm;
 #define WATCH_EXCEPTION (1u << 11) /* about to be delivered; not what INT n, INT3, INTO and INT1 raise [vector; error code; CR2 or DR6 bits] */
 #define WATCH_INTERRUPT (1u << 12) /* about to be delivered; NMIs too [vector] */
 #define WATCH_SYSCALL (1u << 13)   /* [WATCH_BY_...; -; RAX] */
-#define WATCH_KINDS 14u
+#define WATCH_SYSRET (1u << 14)    /* [WATCH_BY_SYSRET ...; -; RAX] */
+#define WATCH_FLUSH (1u << 15)     /* what the guest does to have its TLB flushed [WATCH_FLUSH_...] */
+#define WATCH_DEBUG (1u << 16)     /* #DB about to be delivered, INT1's too [WATCH_DEBUG_...; -; DR6 bits] */
+#define WATCH_VCPU (1u << 17)      /* what becomes of a vCPU [WATCH_VCPU_...] */
+#define WATCH_INJECTED (1u << 18)  /* what a tool injected is about to be delivered, or what became of it [vector; error code; CR2 or DR6 bits] */
+#define WATCH_END (1u << 19)       /* told when the VM goes, of no vCPU */
+#define WATCH_KINDS 20u
 
 enum { WATCH_GDTR, WATCH_IDTR, WATCH_LDTR, WATCH_TR };
 enum { WATCH_BY_SYSCALL, WATCH_BY_SYSENTER, WATCH_BY_INT80 };
+enum { WATCH_BY_SYSRET, WATCH_BY_SYSEXIT };
+enum { WATCH_DEBUG_EXCEPTION, WATCH_DEBUG_INT1 };
+/* In brackets: old_value; value. PARAVIRTUAL is told afterwards. */
+enum {
+    WATCH_FLUSH_INVLPG,  /* [-; linear address] */
+    WATCH_FLUSH_INVPCID, /* [type, bits 16-27 PCID; linear address] */
+    WATCH_FLUSH_CR0,     /* [old; new] */
+    WATCH_FLUSH_CR3,
+    WATCH_FLUSH_CR4,
+    WATCH_FLUSH_PARAVIRTUAL /* another vCPU asked for it, by the steal time page */
+};
+enum {
+    WATCH_VCPU_CREATED, /* its client runs it for the first time */
+    WATCH_VCPU_PAUSED,  /* held by a tool or by the user; told only */
+    WATCH_VCPU_HALTED,  /* about to halt, by HLT */
+    WATCH_VCPU_RESET,   /* INIT */
+    WATCH_VCPU_STARTED  /* SIPI [-; vector] */
+};
 
 /* watch_event.access */
 #define WATCH_READ 1u
@@ -44,7 +69,7 @@ enum { WATCH_BY_SYSCALL, WATCH_BY_SYSENTER, WATCH_BY_INT80 };
 
 struct watch_event {
     uint32_t kind, index, access;
-    uint32_t bytes; /* 0: the rest, in another page, of an instruction that is to be executed */
+    uint32_t bytes; /* of an access or port; 0: the rest, in another page, of an instruction that is to be executed. Else of the instruction, 0 if it is none */
     uint64_t old_value, value;
     gva_t gva;
     gpa_t gpa; /* by the guest's tables, whatever the view makes of it */
@@ -52,10 +77,29 @@ struct watch_event {
 
 enum watch_answer {
     WATCH_CONTINUE,
-    WATCH_DENY,   /* the instruction is skipped, with all it would have done; an exception or interrupt is dropped */
-    WATCH_CHANGE, /* WATCH_CR, WATCH_MSR_WRITE, WATCH_XSETBV: another value is written, by the same checks */
-    WATCH_RETRY,  /* the instruction starts again as if nothing had been asked; who answers so has changed something */
+    WATCH_DENY,    /* the instruction is skipped, with all it would have done; an exception or interrupt is dropped */
+    WATCH_CHANGE,  /* WATCH_CR, WATCH_MSR_WRITE, WATCH_XSETBV: another value is written, by the same checks */
+    WATCH_RETRY,   /* the instruction starts again as if nothing had been asked; who answers so has changed something */
+    WATCH_EMULATE, /* WATCH_MSR_READ, IN and INS, WATCH_CPUID, WATCH_HYPERCALL, reading or executing WATCH_ACCESS: it gets what the reply gives */
+    WATCH_INJECT, /* an exception comes in place of the instruction, or of the exception that was asked about; an interrupt as soon as it can, and it goes on */
+    WATCH_CRASH,  /* the client gets a shutdown, as of a triple fault */
     WATCH_ANSWERS
+};
+
+#define WATCH_DATA_MAX 256u
+
+/* An answer with all that belongs to it. */
+struct watch_reply {
+    enum watch_answer answer;
+    uint64_t value; /* CHANGE; EMULATE of WATCH_MSR_READ, IN, WATCH_HYPERCALL (RAX) */
+    /*
+     * EMULATE of WATCH_ACCESS: what the instruction reads from linear address data_at on, or its own bytes if execution was asked about; what it reads
+     * elsewhere is read. Of WATCH_CPUID: EAX, EBX, ECX, EDX. Of INS: elements, so many of which are done; with 0 bytes one, of `value`.
+     */
+    gva_t data_at;
+    uint32_t data_bytes;
+    uint8_t data[WATCH_DATA_MAX];
+    struct injection injection; /* INJECT */
 };
 
 /* An event as it is told: with the state before the instruction. */
@@ -75,20 +119,29 @@ struct watch_grant {
     bool is_dropped; /* WATCH_DENY of an exception or interrupt */
 };
 
+/* What is given to an instruction in place of what it would have got, as long as its grant lasts. */
+#define WATCH_GIFTS_MAX 16
+struct watch_gift {
+    struct watch_event event;
+    struct watch_reply reply;
+};
+
 /* A vCPU's part. Its own thread's, but while a question is open: under vm.watch.lock. */
 struct watch_vcpu {
-    unsigned n_grants;
-    bool is_denied;   /* the instruction at denied_rip is to be skipped */
-    bool is_delivery; /* the question came while an exception or interrupt was delivered, which is pending again */
+    unsigned n_grants, n_gifts;
+    bool is_announced;                             /* WATCH_VCPU_CREATED */
+    bool has_injected_exception, has_injected_irq; /* what is pending is a tool's */
+    bool is_denied;                                /* the instruction at denied_rip is to be skipped */
+    bool is_delivery;                              /* the question came while an exception or interrupt was delivered, which is pending again */
     uint64_t denied_rip;
     uint64_t waits_for; /* bit per listener: has not answered */
     struct {
         struct watch_event event;
         uint64_t rip, number;
     } asked;
-    enum watch_answer answer; /* of those who answered so far */
-    uint64_t answer_value;
+    struct watch_reply reply; /* the strictest of those who answered so far */
     struct watch_grant grant[WATCH_GRANTS_MAX];
+    struct watch_gift gift[WATCH_GIFTS_MAX];
     _Atomic bool is_telling; /* in watch_ops.tell, without a lock */
 };
 
@@ -109,8 +162,11 @@ struct watch_table {
 struct watch_ops {
     /* vCPU thread, state complete; general registers only. True: whoever wants it is told, and nobody has to answer. False: nothing was done. */
     bool (*tell)(struct vcpu *v, const struct watch_event *e);
-    /* vCPU thread, state complete, vm.watch.lock held: tells those who want it. True if somebody has to answer; bits are in v->watch.waits_for. */
-    bool (*raise)(struct vcpu *v, const struct watch_event *e);
+    /*
+     * vCPU thread, state complete, vm.watch.lock held: tells those who want it. True if somebody has to answer; bits are in v->watch.waits_for. Without
+     * may_ask nobody has to.
+     */
+    bool (*raise)(struct vcpu *v, const struct watch_event *e, bool may_ask);
     /* Nobody has a reference to the VM any more. */
     void (*end)(struct vm *vm);
 };
@@ -132,8 +188,16 @@ enum watch_verdict { WATCH_GO, WATCH_GO_DROPPED, WATCH_WAIT, WATCH_UNDECIDED };
 enum watch_verdict watch_tell(struct vcpu *v, struct watch_event *e);
 enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e);
 
-/* vm.watch.lock held: the answer of those in `mask`. The last one's lets the vCPU go on. */
-void watch_answer(struct vcpu *v, uint64_t mask, enum watch_answer answer, uint64_t value);
+/* For what happens anyway, and waits for nobody. vCPU thread with all of the state saved, or its lock held. */
+void watch_note(struct vcpu *v, const struct watch_event *e);
+
+/* Whether the event can be answered so. */
+bool watch_can_answer(const struct watch_event *e, const struct watch_reply *r);
+/* vm.watch.lock held: the answer of those in `mask`. The last one's lets the vCPU go on. An injection was made before (core/inject.h). */
+void watch_answer(struct vcpu *v, uint64_t mask, const struct watch_reply *reply);
+
+/* What was given for this event of the instruction at work, or NULL. */
+const struct watch_reply *watch_gift_find(const struct vcpu *v, uint32_t kind, uint32_t index);
 
 /* Without an answer now, should the same be asked again before the instruction is over. General registers only. */
 void watch_grant_add(struct watch_vcpu *w, const struct watch_event *e, uint64_t rip, bool is_dropped);
@@ -141,7 +205,7 @@ void watch_grant_add(struct watch_vcpu *w, const struct watch_event *e, uint64_t
 /* The instruction is over, or another one begins: what was granted is used up. vCPU thread, or v->lock held. */
 static inline void watch_forget(struct watch_vcpu *w)
 {
-    w->n_grants = 0;
+    w->n_grants = w->n_gifts = 0;
     w->is_denied = w->is_delivery = false;
 }
 

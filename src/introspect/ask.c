@@ -10,6 +10,7 @@
 
 #include "base/barrier.h"
 #include "base/memfd.h"
+#include "core/hold.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "introspect/listen_priv.h"
@@ -35,6 +36,15 @@ static struct look_ring *ring_of(struct look_listener *l, const struct vcpu *v)
     return r;
 }
 
+/* One event of those that the filter lets through: not all are told. */
+static bool is_turn(struct subscription *s)
+{
+    if (s->filter.every > 1 && s->n_seen++ % s->filter.every)
+        return false;
+    s->is_over = s->filter.count && ++s->n_told >= s->filter.count;
+    return true;
+}
+
 /* Whether a subscription of the listener wants it, or its views deny it; *is_asking if one of those asks. */
 static bool listener_wants(struct look_listener *l, const struct vcpu *v, const struct watch_event *e, bool *is_asking)
 {
@@ -42,11 +52,10 @@ static bool listener_wants(struct look_listener *l, const struct vcpu *v, const 
     *is_asking = is_wanted;
     for (struct subscription *s = l->first; s; s = s->next) {
         const struct look_filter *f = &s->filter;
-        if (!look_matches(s, v, e) || (f->is_wanted && !f->is_wanted(f->context, v, e)))
+        if (!look_matches(s, v, e) || (f->is_wanted && !f->is_wanted(f->context, v, e)) || !is_turn(s))
             continue;
         is_wanted = true;
         *is_asking |= f->is_asking;
-        s->is_over = f->count && ++s->n_told >= f->count;
     }
     return is_wanted;
 }
@@ -58,7 +67,7 @@ static void put_question(struct look_ring *r, const struct vcpu *v, const struct
     atomic_store(&r->shared->turn, number * RING_STATES + RING_ASKED);
 }
 
-bool look_raise(struct vcpu *v, const struct watch_event *e)
+bool look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask)
 {
     struct watch_vcpu *w = &v->watch;
     uint64_t waits_for = 0, number = v->vm->watch.last_question + 1;
@@ -72,7 +81,7 @@ bool look_raise(struct vcpu *v, const struct watch_event *e)
             atomic_fetch_add(&l->head->lost, 1);
             continue;
         }
-        if (is_asking) {
+        if (is_asking && may_ask) {
             waits_for |= l->bit;
             put_question(r, v, &seen, number);
         } else {
@@ -120,29 +129,69 @@ unsigned look_listener_next(struct look_listener *l, struct watch_record *out, u
     return n < 0 ? 0 : (unsigned)n;
 }
 
-static int answer(struct vm *vm, const struct look_listener *l, struct vcpu *v, uint64_t question, enum watch_answer answer, uint64_t value)
+static int check_question(const struct look_listener *l, const struct vcpu *v, uint64_t question, const struct watch_reply *reply)
 {
-    int r = 0;
-    pthread_mutex_lock(&vm->watch.lock);
     if (!(v->watch.waits_for & l->bit) || v->watch.asked.number != question)
-        r = -ESTALE;
-    else if (answer == WATCH_CHANGE && !(v->watch.asked.event.kind & (WATCH_CR | WATCH_MSR_WRITE | WATCH_XSETBV)))
-        r = -EINVAL;
-    else {
+        return -ESTALE;
+    return watch_can_answer(&v->watch.asked.event, reply) ? 0 : -EINVAL;
+}
+
+struct injecting {
+    const struct injection *what;
+    bool may_replace;
+    int result;
+};
+
+static void inject(struct vcpu *v, void *arg)
+{
+    struct injecting *i = arg;
+    i->result = inject_into(v, i->what, i->may_replace);
+}
+
+/* What was on its way, and is asked about, gives place to what is injected. */
+static bool is_replaced(const struct watch_event *e, const struct injection *by)
+{
+    if (by->is_interrupt)
+        return e->kind == WATCH_INTERRUPT && e->index != VEC_NMI;
+    return (e->kind & (WATCH_EXCEPTION | WATCH_INJECTED)) || (e->kind == WATCH_DEBUG && e->index == WATCH_DEBUG_EXCEPTION);
+}
+
+/* The vCPU stands still as long as the question is open: so what is injected is there before it goes on. */
+static int answer(struct vm *vm, const struct look_listener *l, struct vcpu *v, uint64_t question, const struct watch_reply *reply)
+{
+    struct injecting i = { .what = &reply->injection };
+    pthread_mutex_lock(&vm->watch.lock);
+    int r = check_question(l, v, question, reply);
+    if (!r && reply->answer == WATCH_INJECT) {
+        i.may_replace = is_replaced(&v->watch.asked.event, &reply->injection);
+        pthread_mutex_unlock(&vm->watch.lock);
+        hold_call(v, inject, &i);
+        if (i.result)
+            return i.result;
+        pthread_mutex_lock(&vm->watch.lock);
+        r = check_question(l, v, question, reply);
+    }
+    if (!r) {
         atomic_store(&l->ring[v->id]->shared->turn, 0);
-        watch_answer(v, l->bit, answer, value);
+        watch_answer(v, l->bit, reply);
     }
     pthread_mutex_unlock(&vm->watch.lock);
     return r;
 }
 
-int look_answer(struct look_listener *l, uint32_t vcpu, uint64_t question, enum watch_answer how, uint64_t value)
+int look_reply(struct look_listener *l, uint32_t vcpu, uint64_t question, const struct watch_reply *reply)
 {
     struct vm *vm = look_vm_of(l);
     if (!vm)
         return -ESRCH;
     struct vcpu *v = vcpu < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[vcpu], __ATOMIC_ACQUIRE) : NULL;
-    int r = !v ? -ENOENT : how >= WATCH_ANSWERS ? -EINVAL : answer(vm, l, v, question, how, value);
+    int r = v ? answer(vm, l, v, question, reply) : -ENOENT;
     vm_put(vm);
     return r;
+}
+
+int look_answer(struct look_listener *l, uint32_t vcpu, uint64_t question, enum watch_answer answer, uint64_t value)
+{
+    const struct watch_reply reply = { .answer = answer, .value = value };
+    return look_reply(l, vcpu, question, &reply);
 }

@@ -30,11 +30,20 @@ struct vm *look_vm_of(const struct look_listener *l)
     return vm_find_exactly(l->vm_number);
 }
 
+static bool wants_end(const struct look_listener *l)
+{
+    for (const struct subscription *s = l->first; s; s = s->next)
+        if (s->filter.kinds & WATCH_END)
+            return true;
+    return false;
+}
+
 static void look_end(struct vm *vm)
 {
     pthread_mutex_lock(&look_end_lock);
     for (struct look_listener *l = vm->watch.listeners; l; l = l->next) {
         l->vm = NULL;
+        l->head->tells_end = wants_end(l);
         atomic_store(&l->head->is_over, 1);
         look_wake(l);
     }
@@ -141,7 +150,7 @@ static void subscription_free(struct subscription *s)
 
 static bool is_sensible(const struct look_filter *f, const struct look_range *range, unsigned n_ranges)
 {
-    if (!f->kinds || f->kinds >> WATCH_KINDS || f->cpls >> 4 || f->first_index > f->last_index || (f->value & ~f->value_mask) ||
+    if (!f->kinds || f->kinds >> WATCH_KINDS || f->cpls >> 4 || f->first_index > f->last_index || f->first_rip > f->last_rip || (f->value & ~f->value_mask) ||
         (n_ranges && !(f->kinds & WATCH_ACCESS)) || (!n_ranges && (f->kinds & WATCH_ACCESS)))
         return false;
     for (unsigned i = 0; i < n_ranges; i++)
@@ -156,7 +165,7 @@ static struct subscription *subscription_make(const struct look_filter *f, const
     if (!s)
         return NULL;
     s->filter = *f;
-    s->is_plain = !f->is_asking && !f->is_wanted && !f->count;
+    s->is_plain = !f->is_asking && !f->is_wanted && !f->count && f->every <= 1;
     for (unsigned k = 0; k < 3; k++) {
         struct watch_ranges *to = &s->ranges.of[k];
         to->range = n ? malloc(n * sizeof *to->range) : NULL;
@@ -355,10 +364,11 @@ static void unlink_listener(struct vm *vm, struct look_listener *l)
 
 static void answer_all(struct vm *vm, uint64_t bit)
 {
+    static const struct watch_reply go_on;
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
         if (v)
-            watch_answer(v, bit, WATCH_CONTINUE, 0);
+            watch_answer(v, bit, &go_on);
     }
 }
 

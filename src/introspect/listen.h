@@ -28,7 +28,10 @@ struct look_filter {
     uint64_t cr3;                     /* bits 12-51 are compared */
     uint32_t first_index, last_index; /* of watch_event.index */
     uint64_t value_mask, value;       /* watch_event.value & value_mask must be value */
-    uint64_t count;                   /* it ends after so many; 0: it does not */
+    bool has_rips;
+    uint64_t first_rip, last_rip; /* of the instruction */
+    uint64_t every;               /* only the first of so many that all else lets through; 0, 1: each */
+    uint64_t count;               /* it ends after so many; 0: it does not */
     /* Or NULL. Asked after all of the above, on the vCPU's thread with vm.watch.lock held: it may not sleep or call back here. */
     bool (*is_wanted)(void *context, const struct vcpu *v, const struct watch_event *e);
     void *context;
@@ -59,7 +62,9 @@ int look_unsubscribe(struct look_listener *l, unsigned number);
 
 /* Up to max of what was told, questions first, oldest first otherwise. *dropped: how many were lost so far. */
 unsigned look_listener_next(struct look_listener *l, struct watch_record *out, unsigned max, uint64_t *dropped);
-/* -ENOENT no such vCPU, -ESTALE the question is no longer open, -EINVAL this event cannot be answered so. */
+/* -ENOENT no such vCPU, -ESTALE the question is no longer open, -EINVAL this event cannot be answered so, -EBUSY something is injected already. */
+int look_reply(struct look_listener *l, uint32_t vcpu, uint64_t question, const struct watch_reply *reply);
+/* The same for answers that need no more. */
 int look_answer(struct look_listener *l, uint32_t vcpu, uint64_t question, enum watch_answer answer, uint64_t value);
 
 #endif

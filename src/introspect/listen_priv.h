@@ -18,7 +18,7 @@ struct subscription {
     unsigned number;
     bool is_plain; /* nothing but conditions of raise.c, and nobody to wait for */
     bool is_over;  /* its count is used up */
-    uint64_t n_told;
+    uint64_t n_seen, n_told;
     struct look_filter filter;
     struct watch_table ranges; /* by the byte */
 };
@@ -51,7 +51,7 @@ extern pthread_mutex_t look_end_lock;
 struct vm *look_vm_of(const struct look_listener *l);
 
 /* ask.c: watch_ops.raise */
-bool look_raise(struct vcpu *v, const struct watch_event *e);
+bool look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask);
 
 /* watch.change is held: pages are denied, or no more. */
 void look_kinds_changed(struct vm *vm);
@@ -60,7 +60,7 @@ void look_kinds_changed(struct vm *vm);
 
 /* The event as this listener knows it: another listener's view is view 0. */
 struct watch_event look_seen_by(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e);
-/* All conditions but filter.is_wanted and the count. */
+/* All conditions but filter.is_wanted and those that count. */
 bool look_matches(const struct subscription *s, const struct vcpu *v, const struct watch_event *e);
 void look_fill(struct ring_record *r, const struct vcpu *v, const struct watch_event *e);
 /* False: there is no room, and it is counted. */

@@ -39,6 +39,8 @@ bool look_matches(const struct subscription *s, const struct vcpu *v, const stru
         return false;
     if ((f->has_vcpu && v->id != f->vcpu) || (f->has_cr3 && ((v->cpu.cr3 ^ f->cr3) & CR3_ADDRESS)))
         return false;
+    if (f->has_rips && (v->cpu.rip < f->first_rip || v->cpu.rip > f->last_rip))
+        return false;
     if ((f->cpls && !(f->cpls >> vcpu_cpl(v) & 1)) || (e->value & f->value_mask) != f->value)
         return false;
     return e->kind != WATCH_ACCESS || is_in_ranges(&s->ranges, e);

@@ -171,7 +171,8 @@ static int take_from_all(struct ring_reader *r, struct watch_record *out, unsign
     return (int)n;
 }
 
-int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max)
+/* Up to max records of the vCPUs. */
+static int take_all(struct ring_reader *r, struct watch_record *out, unsigned max)
 {
     int error = look_for_rings(r);
     if (error || !r->n)
@@ -181,6 +182,17 @@ int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max)
     int more = r->n == 1 ? take_from_one(r->seen, out + n, max - n, &now) : take_from_all(r, out + n, max - n, &now);
     r->next = (r->next + 1) % r->n;
     return more < 0 && !n ? more : (int)n + (more > 0 ? more : 0);
+}
+
+int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max)
+{
+    bool is_over = atomic_load(&r->head->is_over);
+    int n = take_all(r, out, max);
+    if (n < 0 || (unsigned)n == max || !is_over || !r->head->tells_end || r->has_told_end)
+        return n;
+    r->has_told_end = true;
+    out[n] = (struct watch_record){ .event.kind = WATCH_END, .vcpu = UINT32_MAX, .time_ns = timer_now_ns() };
+    return n + 1;
 }
 
 uint64_t ring_lost(const struct ring_reader *r)

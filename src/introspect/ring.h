@@ -49,6 +49,7 @@ struct ring_head {
     _Atomic uint32_t is_over; /* the VM has gone */
     uint32_t is_barrier_free; /* base/barrier.h */
     uint32_t tsc_khz;
+    uint32_t tells_end;    /* valid with is_over: that is to be told as an event */
     _Atomic uint64_t lost; /* of vCPUs for which there is no memory for a ring */
     /* Of both: who finds it set and has something to tell clears it and wakes the tool. */
     _Alignas(128) _Atomic uint32_t is_asleep;
@@ -70,6 +71,7 @@ struct ring_reader {
     struct ring_head *head;
     unsigned n;    /* of the arrays below */
     unsigned next; /* whose question is looked at first */
+    bool has_told_end;
     struct ring_seen {
         struct ring_cpu *cpu;
         uint32_t id;

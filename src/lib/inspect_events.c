@@ -186,8 +186,20 @@ int vitrine_vm_next_events(struct vitrine_vm *vm, struct vitrine_event *out, uns
     return count;
 }
 
+int vitrine_vm_reply(struct vitrine_vm *vm, const struct vitrine_event *event, const struct vitrine_reply *reply)
+{
+    struct control_answer in = { .number = vm->number, .vcpu = event->vcpu, .question = event->question };
+    return inspect_call(vm, CONTROL_ANSWER, &in, sizeof in, reply, sizeof *reply, NULL, 0) < 0 ? -1 : 0;
+}
+
 int vitrine_vm_answer(struct vitrine_vm *vm, const struct vitrine_event *event, enum vitrine_answer answer, uint64_t value)
 {
-    struct control_answer in = { .number = vm->number, .vcpu = event->vcpu, .question = event->question, .answer = (uint32_t)answer, .value = value };
-    return inspect_call(vm, CONTROL_ANSWER, &in, sizeof in, NULL, 0, NULL, 0) < 0 ? -1 : 0;
+    const struct vitrine_reply reply = { .answer = (uint32_t)answer, .value = value };
+    return vitrine_vm_reply(vm, event, &reply);
+}
+
+int vitrine_vcpu_inject(struct vitrine_vm *vm, uint32_t vcpu, const struct vitrine_injection *what)
+{
+    struct control_vcpu in = { .number = vm->number, .vcpu = vcpu };
+    return inspect_call(vm, CONTROL_INJECT, &in, sizeof in, what, sizeof *what, NULL, 0) < 0 ? -1 : 0;
 }

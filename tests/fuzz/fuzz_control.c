@@ -43,12 +43,14 @@ static uint32_t usual_bytes(unsigned call)
         return sizeof(struct control_vcpu) + 2 * sizeof(struct vitrine_msr);
     case CONTROL_SET_XSAVE:
         return sizeof(struct control_vcpu) + sizeof(struct vitrine_xsave);
+    case CONTROL_INJECT:
+        return sizeof(struct control_vcpu) + sizeof(struct vitrine_injection);
     case CONTROL_SUBSCRIBE:
         return SUBSCRIBE_BYTES;
     case CONTROL_UNSUBSCRIBE:
         return sizeof(struct control_subscription);
     case CONTROL_ANSWER:
-        return sizeof(struct control_answer);
+        return sizeof(struct control_answer) + sizeof(struct vitrine_reply);
     case CONTROL_READ:
     case CONTROL_WRITE:
         return sizeof(struct control_memory);
@@ -60,7 +62,7 @@ static uint32_t usual_bytes(unsigned call)
 /* A subscription that is likely to be taken, so that there are events and answers. */
 static void make_sensible(uint64_t *s, uint8_t *in, uint32_t bytes)
 {
-    struct vitrine_subscription c = { .kinds = 1u << batches_choose(s, 14), .flags = batches_choose(s, 2), .last_index = UINT32_MAX };
+    struct vitrine_subscription c = { .kinds = 1u << batches_choose(s, 20), .flags = batches_choose(s, 2), .last_index = UINT32_MAX };
     in += sizeof(struct control_subscription);
     bytes -= (uint32_t)sizeof(struct control_subscription);
     memcpy(in, &c, sizeof c);

@@ -143,6 +143,18 @@ enum step watch_delivery_ask(struct soft_vcpu *s, enum event_kind kind, const st
     (void)s, (void)kind, (void)f;
     return STEP_JUMP;
 }
+void watch_delivery_over(struct soft_vcpu *s, enum event_kind kind)
+{
+    (void)s, (void)kind;
+}
+void watch_tell_escalated(struct soft_vcpu *s, const struct fault *f)
+{
+    (void)s, (void)f;
+}
+void watch_tell_crs(struct soft_vcpu *s, const uint64_t old[3])
+{
+    (void)s, (void)old;
+}
 
 /* ---- the machine ------------------------------------------------------------------------------------------------------------------------- */
 

@@ -65,6 +65,16 @@ enum step watch_access_ask(struct soft_vcpu *s, gva_t gva, gpa_t gpa, unsigned b
     fail();
     return STEP_FAULT;
 }
+const struct watch_reply *watch_gift(struct soft_vcpu *s, uint32_t kind, uint32_t index)
+{
+    (void)s, (void)kind, (void)index;
+    return NULL;
+}
+void watch_give(const struct soft_vcpu *s, gva_t gva, uint8_t *buf, unsigned bytes, bool is_code)
+{
+    (void)s, (void)gva, (void)buf, (void)bytes, (void)is_code;
+    fail();
+}
 bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access)
 {
     (void)t, (void)gpa, (void)access;

@@ -18,7 +18,6 @@
 
 #define GDT_AT 0x4000u
 #define LSTAR_AT 0x3800u
-#define TABLES_AT 0x20000u
 
 GUEST_CODE(msr, ".code16\n mov $0xc0000082, %ecx\n mov $0x11223344, %eax\n mov $0x55, %edx\n wrmsr\n rdmsr\n out %al, $0x10");
 GUEST_CODE(int3, ".code16\n int3\n mov $7, %bx\n out %al, $0x10");
@@ -48,7 +47,7 @@ static void note_rip(struct vcpu *v, void *arg)
 static void test_cr0(void **state)
 {
     (void)state;
-    for (enum watch_answer a = WATCH_CONTINUE; a < WATCH_ANSWERS; a++) {
+    for (enum watch_answer a = WATCH_CONTINUE; a <= WATCH_RETRY; a++) {
         struct watched g;
         struct watch_record r;
         uint64_t now = 0;
@@ -456,30 +455,19 @@ static void test_syscall(void **state)
     (void)state;
     struct watched g;
     struct watch_record r;
-    struct kvm_sregs s;
     struct {
         struct kvm_msrs head;
         struct kvm_msr_entry entry[2];
     } msrs = { .head.nmsrs = 2, .entry = { { .index = 0xc0000081, .data = 0x0008ull << 32 }, { .index = 0xc0000082, .data = LSTAR_AT } } };
     WATCHED_CREATE(&g, syscall);
     memcpy(g.real.ram + LSTAR_AT, code_entry, (size_t)(code_entry_end - code_entry));
-    memcpy(g.real.ram + TABLES_AT, &(uint64_t){ (TABLES_AT + 0x1000) | 7 }, 8);
-    memcpy(g.real.ram + TABLES_AT + 0x1000, &(uint64_t){ (TABLES_AT + 0x2000) | 7 }, 8);
-    memcpy(g.real.ram + TABLES_AT + 0x2000, &(uint64_t){ 0x87 }, 8);
-    assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_GET_SREGS, &s), 0);
-    s.cr0 = 0x80000031;
-    s.cr3 = TABLES_AT;
-    s.cr4 = 0x20;
-    s.efer = 0x501;
-    s.cs = (struct kvm_segment){ .limit = ~0u, .selector = 0x33, .type = 11, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1 };
-    s.ss = s.ds = s.es = (struct kvm_segment){ .limit = ~0u, .selector = 0x2b, .type = 3, .present = 1, .dpl = 3, .s = 1, .db = 1, .g = 1 };
-    assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_SET_SREGS, &s), 0);
+    watched_long_mode(&g, 3);
     assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_SET_MSRS, &msrs), 2);
     watched_ask(&g, WATCH_SYSCALL);
     watched_start(&g);
     watched_expect(&g, &r, WATCH_SYSCALL, WATCH_BY_SYSCALL, 0, 0x27);
     assert_int_equal(r.cpl, 3);
-    assert_int_equal(r.cr3, TABLES_AT);
+    assert_int_equal(r.cr3, WATCHED_TABLES_AT);
     watched_answer(&g, &r, WATCH_CONTINUE, 0);
     watched_expect_end(&g);
     assert_int_equal(real_guest_regs(&g.real).rbx, 0x99);

@@ -183,7 +183,7 @@ static void test_vm_goes(void **state)
         struct watch_record r;
         struct hearing busy = { 0 };
         struct look_listener *idle;
-        struct look_filter f = { .kinds = WATCH_CR | WATCH_ACCESS, .last_index = UINT32_MAX };
+        struct look_filter f = { .kinds = WATCH_CR | WATCH_ACCESS | WATCH_END, .last_index = UINT32_MAX };
         pthread_t tool;
         uint64_t dropped;
         WATCHED_CREATE(&g, cr0);
@@ -204,6 +204,8 @@ static void test_vm_goes(void **state)
             usleep(100);
         assert_int_equal(look_listener_next(idle, &r, 1, &dropped), 1);
         assert_int_equal(r.event.kind, WATCH_CR);
+        assert_int_equal(look_listener_next(idle, &r, 1, &dropped), 1);
+        assert_int_equal(r.event.kind, WATCH_END);
         assert_int_equal(look_listener_next(idle, &r, 1, &dropped), 0);
         assert_int_equal(poll(&p, 1, 0), 1);
         assert_int_equal(look_subscribe(idle, &(struct look_filter){ .kinds = WATCH_CR }, NULL, 0), -ESRCH);

@@ -18,6 +18,7 @@
 
 #define RAM_BYTES 0x40000u
 #define HANDLER_AT 0x3000u
+#define TABLES_AT WATCHED_TABLES_AT
 
 GUEST_CODE(handler, ".code16\n incw 0x600\n iret");
 GUEST_CODE(cr0, ".code16\n mov %cr0, %eax\n or $0x20, %eax\n mov %eax, %cr0\n mov %cr0, %ebx\n out %al, $0x10");
@@ -78,6 +79,24 @@ void watched_destroy(struct watched *g)
     real_guest_destroy(&g->real);
 }
 
+void watched_long_mode(struct watched *g, unsigned cpl)
+{
+    struct kvm_sregs s;
+    uint8_t dpl = (uint8_t)cpl;
+    memcpy(g->real.ram + TABLES_AT, &(uint64_t){ (TABLES_AT + 0x1000) | 7 }, 8);
+    memcpy(g->real.ram + TABLES_AT + 0x1000, &(uint64_t){ (TABLES_AT + 0x2000) | 7 }, 8);
+    memcpy(g->real.ram + TABLES_AT + 0x2000, &(uint64_t){ 0x87 }, 8);
+    assert_int_equal(vitrine_ioctl(g->real.cpu_fd, KVM_GET_SREGS, &s), 0);
+    s.cr0 = 0x80000031;
+    s.cr3 = TABLES_AT;
+    s.cr4 = 0x20;
+    s.efer = 0x501;
+    s.cs = (struct kvm_segment){ .limit = ~0u, .selector = (uint16_t)(0x30 | cpl), .type = 11, .present = 1, .dpl = dpl, .s = 1, .l = 1, .g = 1 };
+    s.ss = (struct kvm_segment){ .limit = ~0u, .selector = (uint16_t)(0x28 | cpl), .type = 3, .present = 1, .dpl = dpl, .s = 1, .db = 1, .g = 1 };
+    s.ds = s.es = s.ss;
+    assert_int_equal(vitrine_ioctl(g->real.cpu_fd, KVM_SET_SREGS, &s), 0);
+}
+
 void watched_start(struct watched *g)
 {
     assert_int_equal(pthread_create(&g->client, NULL, client, g), 0);
@@ -122,6 +141,12 @@ bool watched_next(struct watched *g, struct watch_record *r)
     }
     fail_msg("nothing happens for a minute");
     return false;
+}
+
+void watched_reply(struct watched *g, const struct watch_record *r, const struct watch_reply *reply)
+{
+    assert_int_equal(look_reply(g->l, r->vcpu, r->question, reply), 0);
+    assert_int_equal(look_reply(g->l, r->vcpu, r->question, reply), -ESTALE);
 }
 
 void watched_answer(struct watched *g, const struct watch_record *r, enum watch_answer a, uint64_t value)

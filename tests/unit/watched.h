@@ -14,6 +14,7 @@
 #define CODE_AT REAL_GUEST_CODE_AT
 #define COUNT_AT 0x600u /* counts interrupts: the handler of each vector adds one and returns */
 #define DATA_AT 0x8000u
+#define WATCHED_TABLES_AT 0x20000u
 
 /* clang-format off: assembler */
 #define GUEST_CODE(name, text)                               \
@@ -38,6 +39,9 @@ void watched_create(struct watched *g, const uint8_t *code, const uint8_t *end);
 /* Nothing may be watched any more. */
 void watched_destroy(struct watched *g);
 
+/* The first 2 MiB as they are, by page tables at WATCHED_TABLES_AT; flat segments. */
+void watched_long_mode(struct watched *g, unsigned cpl);
+
 /* A thread runs it until its OUT to port 0x10; IN from 0x81 gives 0x42. */
 void watched_start(struct watched *g);
 void watched_join(struct watched *g);
@@ -51,6 +55,7 @@ void watched_ask_range(struct watched *g, gpa_t first, gpa_t last, uint32_t acce
 /* Waits for the next event; false when the guest came to its end instead. */
 bool watched_next(struct watched *g, struct watch_record *r);
 void watched_answer(struct watched *g, const struct watch_record *r, enum watch_answer a, uint64_t value);
+void watched_reply(struct watched *g, const struct watch_record *r, const struct watch_reply *reply);
 /* The next event is this one; or an access, answered so; or there is none and the guest is at its end. */
 void watched_expect(struct watched *g, struct watch_record *r, uint32_t kind, uint32_t index, uint64_t old_value, uint64_t value);
 void watched_expect_access(struct watched *g, unsigned access, gpa_t gpa, unsigned bytes, enum watch_answer a);

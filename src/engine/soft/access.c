@@ -283,6 +283,8 @@ enum step linear_read(struct soft_vcpu *sv, gva_t gva, void *buf, unsigned bytes
         }
         to += span[i].bytes;
     }
+    if (sv->v.watch.n_gifts)
+        watch_give(sv, gva, buf, bytes, false);
     access_note_data(sv, gva, bytes, ACCESS_READ | (access & ACCESS_IMPLICIT));
     return STEP_NEXT;
 }

@@ -36,27 +36,57 @@ enum step event_fault(struct soft_vcpu *sv)
     return deliver(sv, EVENT_EXCEPTION, &f, sv->v.cpu.rip);
 }
 
-static void take_init(struct soft_vcpu *sv)
+/* False: a tool is asked first. */
+static bool take_init(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
+    bool is_dropped;
     if (v->cpu.in_smm) { /* latched: RSM has requests looked at again */
         atomic_fetch_or(&v->requests, VREQ_INIT);
-        return;
+        return true;
     }
+    if (!watch_between_ask(sv, WATCH_VCPU_RESET, 0, &is_dropped))
+        return false;
+    if (is_dropped)
+        return true;
     vcpu_reset(v, true);
     atomic_store(&v->mp_state, v->id == v->vm->boot_cpu_id ? MP_RUNNABLE : MP_INIT_RECEIVED);
     mode_update(sv);
     tlb_flush(sv);
+    return true;
 }
 
-static void take_sipi(struct soft_vcpu *sv)
+/* The same. */
+static bool take_sipi(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
+    uint8_t vector = atomic_load(&v->sipi_vector);
+    bool is_dropped;
     if (atomic_load(&v->mp_state) != MP_INIT_RECEIVED)
-        return;
-    vcpu_start_at(v, atomic_load(&v->sipi_vector));
+        return true;
+    if (!watch_between_ask(sv, WATCH_VCPU_STARTED, vector, &is_dropped))
+        return false;
+    if (is_dropped)
+        return true;
+    vcpu_start_at(v, vector);
     atomic_store(&v->mp_state, MP_RUNNABLE);
     mode_update(sv);
+    return true;
+}
+
+/* False: a tool is asked about one of the two, which are requested again. */
+static bool take_start(struct soft_vcpu *sv, uint32_t req)
+{
+    struct vcpu *v = &sv->v;
+    if ((req & VREQ_INIT) && !take_init(sv)) {
+        atomic_fetch_or(&v->requests, VREQ_INIT | (req & VREQ_SIPI));
+        return false;
+    }
+    if ((req & VREQ_SIPI) && !take_sipi(sv)) {
+        atomic_fetch_or(&v->requests, VREQ_SIPI);
+        return false;
+    }
+    return true;
 }
 
 static enum step exit_with(struct soft_vcpu *sv, enum exit_kind kind)
@@ -117,6 +147,10 @@ static enum step inject_exception(struct soft_vcpu *sv)
     /* Without a payload CR2 and DR6 are as the client set them. */
     f.addr = ev->exception.has_payload ? ev->exception.payload : f.vector == VEC_PF ? sv->v.cpu.cr2 : sv->v.cpu.dr6;
     ev->exception.pending = false;
+    if (sv->v.watch.has_injected_exception) { /* in the middle of an instruction, which begins anew later */
+        sv->v.replay.n = sv->v.replay.next = 0;
+        sv->v.replay.io_done = sv->v.replay.msr_done = false;
+    }
     atomic_store(&sv->v.exit_req, 1); /* what else is pending comes after it */
     /* The client gives back what INT3 or INTO raised, whose handler returns behind the instruction. */
     if (f.vector == VEC_BP || f.vector == VEC_OF)
@@ -179,6 +213,14 @@ enum step event_hold(struct soft_vcpu *sv)
     return STEP_NEXT;
 }
 
+static void flush_for_others(struct soft_vcpu *sv)
+{
+    const struct watch_event e = { .kind = WATCH_FLUSH, .index = WATCH_FLUSH_PARAVIRTUAL };
+    tlb_flush(sv);
+    if (watch_is_on(sv, WATCH_FLUSH))
+        watch_note(&sv->v, &e);
+}
+
 enum step event_requests(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
@@ -190,10 +232,10 @@ enum step event_requests(struct soft_vcpu *sv)
         if (hold_is_held(v))
             return STEP_NEXT; /* to event_hold, with the requests as they are */
         uint32_t req = atomic_exchange(&v->requests, 0);
-        if (req & VREQ_INIT)
-            take_init(sv);
-        if (req & VREQ_SIPI)
-            take_sipi(sv);
+        if (!take_start(sv, req)) {
+            atomic_fetch_or(&v->requests, req & ~(VREQ_INIT | VREQ_SIPI));
+            return STEP_NEXT;
+        }
         if (req & VREQ_TRIPLE_FAULT)
             return exit_with(sv, EXIT_SHUTDOWN);
         if (req & VREQ_IOAPIC_EOI) {
@@ -216,7 +258,7 @@ enum step event_requests(struct soft_vcpu *sv)
         if (dirty_ring_is_full(&v->dirty_ring))
             return exit_with(sv, EXIT_DIRTY_RING_FULL);
         if (v->vm->chip && v->vm->chip->vcpu_run_enter(v))
-            tlb_flush(sv);
+            flush_for_others(sv);
         run_notice_client(sv);
         if (smm_is_due(v) && !v->ev.exception.pending && !are_events_blocked(v, was_halted))
             return smi_take(sv);

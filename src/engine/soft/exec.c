@@ -51,7 +51,7 @@ static const uint8_t *fetch_watched(struct soft_vcpu *sv, gva_t gva, bool is_fir
 }
 
 /* Copies up to 15 code bytes; *n says how many are there before a page that cannot be fetched. */
-static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN_MAX_BYTES], unsigned *n, const struct insn *known)
+static enum step fetch_memory(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN_MAX_BYTES], unsigned *n, const struct insn *known)
 {
     bool is_fault;
     const uint8_t *host = fetch_host(sv, gva, &is_fault);
@@ -77,6 +77,14 @@ static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN
         *n = want;
     }
     return STEP_NEXT; /* whether the rest is needed only the decoder knows */
+}
+
+static enum step fetch_bytes(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INSN_MAX_BYTES], unsigned *n, const struct insn *known)
+{
+    enum step s = fetch_memory(sv, gva, bytes, n, known);
+    if (s == STEP_NEXT && sv->v.watch.n_gifts)
+        watch_give(sv, gva, bytes, *n, true);
+    return s;
 }
 
 void exec_entry_init(struct exec_entry *x, const struct insn *in, const struct soft_vm *svm)
@@ -229,6 +237,8 @@ static hva_t place_in_ram(struct soft_vcpu *sv, const struct insn *in, gva_t gva
     }
     if (place->is_watched && place->host)
         *s = watch_access_ask(sv, gva, place->guest_gpa, bytes, (in->mem.access & OPND_READ ? WATCH_READ : 0) | (is_write ? WATCH_WRITE : 0));
+    if (*s == STEP_NEXT && (in->mem.access & OPND_READ) && watch_is_given(sv, gva, bytes))
+        return NULL; /* to the bounce, which reads by linear_read */
     return *s == STEP_NEXT ? place->host : NULL;
 }
 
@@ -508,6 +518,7 @@ enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *
     if (s == STEP_NEXT) {
         v->cpu.interrupt_shadow = 0;
         v->cpu.rflags &= ~(uint64_t)RFLAGS_RF;
+        sv->insn_bytes = x->in.len;
         s = is_denied ? STEP_NEXT : execute(sv, x);
         *is_soft_int = x->helper == help_int || x->helper == help_int3 || x->helper == help_into || x->helper == help_int1;
     }

@@ -42,6 +42,12 @@ static bool cr0_check(const struct soft_vcpu *sv, uint64_t value, uint64_t *efer
     return true;
 }
 
+/* Before anything is committed. */
+static enum step flush_watch(struct soft_vcpu *sv, uint32_t index, uint64_t old, uint64_t value)
+{
+    return watch_insn(sv, WATCH_FLUSH, index, old, &value);
+}
+
 static enum step cr0_write(struct soft_vcpu *sv, uint64_t value)
 {
     struct cpu_state *c = &sv->v.cpu;
@@ -50,12 +56,16 @@ static enum step cr0_write(struct soft_vcpu *sv, uint64_t value)
         return cr_gp(sv);
     value = (value & CR0_WRITABLE) | CR0_ET;
     uint64_t changed = old ^ value;
+    bool is_flush = changed & (CR0_PG | CR0_PE | CR0_WP | CR0_CD | CR0_NW);
+    enum step s = is_flush ? flush_watch(sv, WATCH_FLUSH_CR0, old, value) : STEP_NEXT;
+    if (s != STEP_NEXT)
+        return s;
     if (cr_uses_pdptes(value, c->cr4, efer) && (changed & (CR0_PG | CR0_CD | CR0_NW)) && pdpte_load(sv, c->cr3))
         return cr_gp(sv);
     c->cr0 = value;
     c->efer = efer;
     mode_update(sv);
-    if (changed & (CR0_PG | CR0_PE | CR0_WP | CR0_CD | CR0_NW))
+    if (is_flush)
         tlb_flush(sv);
     return STEP_NEXT;
 }
@@ -77,6 +87,9 @@ static enum step cr3_write(struct soft_vcpu *sv, uint64_t value)
         if (value >> cr_phys_bits(sv))
             return cr_gp(sv);
     }
+    enum step s = keep && (c->cr4 & CR4_PCIDE) ? STEP_NEXT : flush_watch(sv, WATCH_FLUSH_CR3, old, value);
+    if (s != STEP_NEXT)
+        return s;
     if (cr_uses_pdptes(c->cr0, c->cr4, c->efer) && pdpte_load(sv, value))
         return cr_gp(sv);
     c->cr3 = value;
@@ -125,13 +138,17 @@ static enum step cr4_write(struct soft_vcpu *sv, uint64_t value)
 {
     struct cpu_state *c = &sv->v.cpu;
     uint64_t changed = c->cr4 ^ value;
+    bool is_flush = changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_LA57 | CR4_PKE);
     if (!cr4_check(sv, value))
         return cr_gp(sv);
+    enum step s = is_flush ? flush_watch(sv, WATCH_FLUSH_CR4, c->cr4, value) : STEP_NEXT;
+    if (s != STEP_NEXT)
+        return s;
     if (cr_uses_pdptes(c->cr0, value, c->efer) && (changed & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP)) && pdpte_load(sv, c->cr3))
         return cr_gp(sv);
     c->cr4 = value;
     mode_update(sv);
-    if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_LA57 | CR4_PKE))
+    if (is_flush)
         tlb_flush(sv);
     return STEP_NEXT;
 }
@@ -335,13 +352,16 @@ enum step help_invlpg(struct soft_vcpu *sv, const struct insn *in)
 {
     if (vcpu_cpl(&sv->v))
         return cr_gp(sv);
-    vcpu_count(&sv->v, STAT_INVLPGS);
     uint64_t ea = insn_ea(sv, in);
     gva_t gva = ea;
     if (in->mode_bits != 64)
         gva = (uint32_t)(ea + sv->v.cpu.seg[in->mem.seg].base);
     else if (in->mem.seg == SEG_FS || in->mem.seg == SEG_GS)
         gva = ea + sv->v.cpu.seg[in->mem.seg].base;
+    enum step s = flush_watch(sv, WATCH_FLUSH_INVLPG, 0, gva);
+    if (s != STEP_NEXT)
+        return s;
+    vcpu_count(&sv->v, STAT_INVLPGS);
     if (misc_is_canonical(sv, gva))
         tlb_flush_page(sv, gva);
     return STEP_NEXT;
@@ -362,6 +382,9 @@ enum step help_invpcid(struct soft_vcpu *sv, const struct insn *in)
         return cr_gp(sv);
     if (type == 0 && !misc_is_canonical(sv, desc[1]))
         return cr_gp(sv);
+    s = flush_watch(sv, WATCH_FLUSH_INVPCID, type | desc[0] << 16, desc[1]);
+    if (s != STEP_NEXT)
+        return s;
     bool is_current = desc[0] == (c->cr4 & CR4_PCIDE ? c->cr3 & 0xfff : 0);
     if (type == 2)
         tlb_flush(sv);
@@ -389,6 +412,10 @@ enum step help_hlt(struct soft_vcpu *sv, const struct insn *in)
     (void)in;
     if (vcpu_cpl(&sv->v))
         return cr_gp(sv);
+    uint64_t value = 0;
+    enum step s = watch_insn(sv, WATCH_VCPU, WATCH_VCPU_HALTED, 0, &value);
+    if (s != STEP_NEXT)
+        return s;
     vcpu_count_exit(&sv->v, STAT_HALT_EXITS);
     sv->v.exit.kind = EXIT_HLT;
     return STEP_NEXT_EXIT;

@@ -291,7 +291,7 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
     struct event ev;
     enum step step;
     bool was_masked = cpu->nmi_masked;
-    if (watch_is_on(sv, WATCH_EXCEPTION | WATCH_INTERRUPT) && kind != EVENT_SOFT_INT && kind != EVENT_ICEBP) {
+    if (watch_is_on(sv, WATCH_EXCEPTION | WATCH_INTERRUPT | WATCH_DEBUG | WATCH_INJECTED)) {
         step = watch_delivery_ask(sv, kind, f);
         if (step != STEP_JUMP)
             return step;
@@ -309,9 +309,11 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
             return STEP_EXIT;
         }
         event_init(sv, &ev, EVENT_EXCEPTION, &current, 0);
+        watch_tell_escalated(sv, &current);
     }
     if (step == STEP_JUMP) {
         watch_forget(&sv->v.watch);
+        watch_delivery_over(sv, kind);
         cpu->interrupt_shadow = 0;
         mode_update(sv);
     } else {
@@ -396,6 +398,9 @@ enum step help_int(struct soft_vcpu *sv, const struct insn *in)
 
 enum step help_int1(struct soft_vcpu *sv, const struct insn *in)
 {
+    uint64_t dr6 = 0;
+    if (watch_insn(sv, WATCH_DEBUG, WATCH_DEBUG_INT1, 0, &dr6) != STEP_NEXT)
+        return STEP_EXIT;
     return int_raise(sv, in, EVENT_ICEBP, VEC_DB);
 }
 

@@ -96,6 +96,7 @@ static enum step port_watch(struct soft_vcpu *sv, unsigned port, unsigned bytes,
 enum step help_in(struct soft_vcpu *sv, const struct insn *in)
 {
     struct replay *r = &sv->v.replay;
+    const struct watch_reply *given;
     unsigned port = io_port(sv, in), bytes = io_bytes(in);
     uint32_t value = 0;
     enum step st = io_permission(sv, port, bytes);
@@ -106,6 +107,8 @@ enum step help_in(struct soft_vcpu *sv, const struct insn *in)
         r->io_done = false;
     } else if (port_watch(sv, port, bytes, 0, true) != STEP_NEXT) {
         return STEP_EXIT;
+    } else if ((given = watch_gift(sv, WATCH_PORT, port))) {
+        value = (uint32_t)given->value;
     } else if (device_in(sv, port, bytes, &value)) {
         exit_fill(sv, true, port, bytes, 1);
         return STEP_EXIT;
@@ -167,6 +170,15 @@ static enum step ins_finish(struct soft_vcpu *sv, const struct string_op *op)
     return op->is_rep && string_count(sv, op) ? STEP_REPEAT : STEP_NEXT;
 }
 
+/* A tool's data as if they were the client's. */
+static void ins_take(struct soft_vcpu *sv, const struct string_op *op, const struct watch_reply *given)
+{
+    struct replay *r = &sv->v.replay;
+    light_copy(r->io_data, given->data_bytes ? (const void *)given->data : &given->value, given->data_bytes ? given->data_bytes : op->bytes);
+    r->io_bytes = given->data_bytes ? given->data_bytes : op->bytes;
+    r->io_done = true;
+}
+
 static enum step ins_probe(struct soft_vcpu *sv, const struct string_op *op)
 {
     gva_t gva;
@@ -206,6 +218,11 @@ enum step help_ins(struct soft_vcpu *sv, const struct insn *in)
     st = port_watch(sv, port, op.bytes, 0, true);
     if (st != STEP_NEXT)
         return st;
+    const struct watch_reply *given = watch_gift(sv, WATCH_PORT, port);
+    if (given) {
+        ins_take(sv, &op, given);
+        return ins_finish(sv, &op);
+    }
 
     for (unsigned i = 0; i < IO_BUDGET; i++) {
         uint32_t value;

@@ -194,7 +194,7 @@ static uint64_t misc_bit_atomic(hva_t host, unsigned bytes, enum bit_op op, uint
     BIT_ATOMIC(uint64_t);
 }
 
-/* Does the locked operation in place, or *s is why not. False: not plain RAM of one page, or a fault; nothing was done. */
+/* Does the locked operation in place, or *s is why not. False: not plain RAM of one page, other data are given, or a fault; nothing was done. */
 static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enum bit_op op, uint64_t mask, uint64_t *old, enum step *s)
 {
     struct page_place p;
@@ -202,6 +202,8 @@ static bool misc_bit_locked(struct soft_vcpu *sv, gva_t gva, unsigned bytes, enu
         return false;
     if (p.is_watched && (*s = watch_access_ask(sv, gva, p.guest_gpa, bytes, WATCH_READ | WATCH_WRITE)) != STEP_NEXT)
         return true;
+    if (watch_is_given(sv, gva, bytes))
+        return false;
     *old = misc_bit_atomic(p.host, bytes, op, mask);
     access_note_data(sv, gva, bytes, ACCESS_WRITE);
     if (p.slot)

@@ -5,6 +5,7 @@
  */
 #include "core/msr_guest.h"
 #include "engine/soft/help_misc.h"
+#include "engine/soft/light.h"
 
 static enum step msr_not_done(struct soft_vcpu *sv, enum msr_outcome outcome)
 {
@@ -21,11 +22,25 @@ enum step help_rdmsr(struct soft_vcpu *sv, const struct insn *in)
     enum step s = watch_insn(sv, WATCH_MSR_READ, (uint32_t)sv->v.cpu.gpr[GPR_RCX], 0, &value);
     if (s != STEP_NEXT)
         return s;
-    enum msr_outcome outcome = msr_guest_read(&sv->v, (uint32_t)sv->v.cpu.gpr[GPR_RCX], &value);
+    const struct watch_reply *given = watch_gift(sv, WATCH_MSR_READ, (uint32_t)sv->v.cpu.gpr[GPR_RCX]);
+    enum msr_outcome outcome = given ? MSR_DONE : msr_guest_read(&sv->v, (uint32_t)sv->v.cpu.gpr[GPR_RCX], &value);
+    if (given)
+        value = given->value;
     if (outcome != MSR_DONE)
         return msr_not_done(sv, outcome);
     misc_edx_eax_set(sv, value);
     return STEP_NEXT;
+}
+
+static enum step wrmsr_watch(struct soft_vcpu *sv, uint32_t index, uint64_t *value)
+{
+    uint64_t old = 0;
+    if (!watch_is_on(sv, WATCH_MSR_WRITE))
+        return STEP_NEXT;
+    fp_put(sv);
+    if (vcpu_msr_read(&sv->v, index, &old, true))
+        old = 0;
+    return watch_insn(sv, WATCH_MSR_WRITE, index, old, value);
 }
 
 /* EFER decides modes and NX; APIC_BASE moves a page of registers over what may be RAM. */
@@ -36,7 +51,7 @@ enum step help_wrmsr(struct soft_vcpu *sv, const struct insn *in)
         return step_fault_code(sv, VEC_GP, 0);
     uint32_t index = (uint32_t)sv->v.cpu.gpr[GPR_RCX];
     uint64_t old_efer = sv->v.cpu.efer, value = misc_edx_eax(sv);
-    enum step s = watch_insn(sv, WATCH_MSR_WRITE, index, 0, &value);
+    enum step s = wrmsr_watch(sv, index, &value);
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
@@ -97,7 +112,11 @@ enum step help_cpuid(struct soft_vcpu *sv, const struct insn *in)
     if (s != STEP_NEXT)
         return s;
     fp_put(sv);
-    vcpu_cpuid(&sv->v, (uint32_t)gpr[GPR_RAX], (uint32_t)gpr[GPR_RCX], out);
+    const struct watch_reply *given = watch_gift(sv, WATCH_CPUID, (uint32_t)gpr[GPR_RAX]);
+    if (given)
+        light_copy(out, given->data, sizeof out);
+    else
+        vcpu_cpuid(&sv->v, (uint32_t)gpr[GPR_RAX], (uint32_t)gpr[GPR_RCX], out);
     gpr[GPR_RAX] = out[0];
     gpr[GPR_RBX] = out[1];
     gpr[GPR_RCX] = out[2];
@@ -120,6 +139,11 @@ enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
     enum step s = watch_insn(sv, WATCH_HYPERCALL, (uint32_t)gpr[GPR_RAX], 0, &value);
     if (s != STEP_NEXT)
         return s;
+    const struct watch_reply *given = watch_gift(sv, WATCH_HYPERCALL, (uint32_t)gpr[GPR_RAX]);
+    if (given) {
+        gpr_write(sv, GPR_RAX, bytes, misc_truncate(given->value, bytes));
+        return STEP_NEXT;
+    }
     vcpu_count_exit(v, STAT_HYPERCALLS);
     int64_t ret = vcpu_cpl(v) ? HYPERCALL_EPERM : HYPERCALL_ENOSYS;
     if (!vcpu_cpl(v) && v->vm->chip) {

@@ -19,6 +19,7 @@ static void space_changed(struct soft_vcpu *sv)
 enum step smi_take(struct soft_vcpu *sv)
 {
     struct vcpu *v = &sv->v;
+    const uint64_t old[3] = { v->cpu.cr0, v->cpu.cr3, v->cpu.cr4 };
     if (smm_enter(v)) {
         v->exit.kind = EXIT_INTERNAL_ERROR;
         v->exit.internal.suberror = 1; /* KVM_INTERNAL_ERROR_EMULATION */
@@ -27,6 +28,7 @@ enum step smi_take(struct soft_vcpu *sv)
         return STEP_EXIT;
     }
     space_changed(sv);
+    watch_tell_crs(sv, old);
     return STEP_NEXT;
 }
 
@@ -41,11 +43,13 @@ enum step help_rsm(struct soft_vcpu *sv, const struct insn *in)
     (void)in;
     if (!c->in_smm)
         return step_fault(sv, VEC_UD);
+    const uint64_t old[3] = { c->cr0, c->cr3, c->cr4 };
     fp_put(sv);
     if (smm_leave(&sv->v) || (has_pdptes(c) && pdpte_load(sv, c->cr3))) {
         sv->v.exit.kind = EXIT_SHUTDOWN;
         return STEP_EXIT;
     }
     space_changed(sv);
+    watch_tell_crs(sv, old);
     return STEP_JUMP;
 }

@@ -81,6 +81,10 @@ enum step help_sysret(struct soft_vcpu *sv, const struct insn *in)
         return step_fault_code(sv, VEC_GP, 0);
     if (to_64bit && !desc_is_canonical(sv, cpu->gpr[GPR_RCX]))
         return step_fault_code(sv, VEC_GP, 0);
+    uint64_t rax = cpu->gpr[GPR_RAX];
+    enum step s = watch_insn(sv, WATCH_SYSRET, WATCH_BY_SYSRET, 0, &rax);
+    if (s != STEP_NEXT)
+        return s;
     cpu->rip = to_64bit ? cpu->gpr[GPR_RCX] : (uint32_t)cpu->gpr[GPR_RCX];
     if (desc_is_long(sv))
         cpu->rflags = (cpu->gpr[GPR_R11] & SYSRET_FLAGS) | RFLAGS_RES1;
@@ -125,6 +129,10 @@ enum step help_sysexit(struct soft_vcpu *sv, const struct insn *in)
         return step_fault_code(sv, VEC_GP, 0);
     if (to_64bit && (!desc_is_canonical(sv, rip) || !desc_is_canonical(sv, rsp)))
         return step_fault_code(sv, VEC_GP, 0);
+    uint64_t rax = cpu->gpr[GPR_RAX];
+    enum step s = watch_insn(sv, WATCH_SYSRET, WATCH_BY_SYSEXIT, 0, &rax);
+    if (s != STEP_NEXT)
+        return s;
     cpu->rip = to_64bit ? rip : (uint32_t)rip;
     cpu->gpr[GPR_RSP] = to_64bit ? rsp : (uint32_t)rsp;
     cs = (uint16_t)(cs + (to_64bit ? 32 : 16));

@@ -302,12 +302,14 @@ enum step task_switch_run(struct soft_vcpu *sv, struct task_switch *ts)
         step = task_probe(sv, ts, tr.base, d.address, &writes);
     if (step != STEP_NEXT)
         return step;
+    const uint64_t old[3] = { sv->v.cpu.cr0, sv->v.cpu.cr3, sv->v.cpu.cr4 };
     image_parse(raw, is_32, &img);
     step = task_leave(sv, ts, &writes);
     if (step != STEP_NEXT)
         return step;
     task_enter(sv, ts, &img, &tr);
     step = task_load_cr3(sv, &img, ts->ext);
+    watch_tell_crs(sv, old);
     if (step == STEP_NEXT)
         step = task_load_segments(sv, &img, ts->ext);
     mode_update(sv);

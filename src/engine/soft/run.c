@@ -275,8 +275,16 @@ static bool has_grant(const struct vcpu *v)
     return v->watch.n_grants && !v->watch.is_delivery && v->watch.grant[0].rip == v->cpu.rip && atomic_load(&v->mp_state) == MP_RUNNABLE;
 }
 
+/* A tool made something come in the place of the instruction that was left. */
+static bool is_replaced(const struct vcpu *v)
+{
+    return (v->watch.has_injected_exception && v->ev.exception.pending) || (atomic_load(&v->requests) & VREQ_TRIPLE_FAULT);
+}
+
 static bool has_replay(const struct vcpu *v)
 {
+    if (is_replaced(v))
+        return false;
     return v->replay.n || v->replay.io_done || v->replay.msr_done || has_grant(v);
 }
 

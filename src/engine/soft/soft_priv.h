@@ -101,6 +101,7 @@ struct soft_vcpu {
     uint64_t large_4m, large_1g;                 /* hashes of the regions that hold fragments of 2M/4M and 1G pages */
     uint64_t fetched[2][4];                      /* [is_user], hash of the pages that fetch entries were made for */
     bool has_low_fetch[2]; /* [is_user], some of them in the lower half: a kernel's own are not, so a user page's INVLPG spares its jump targets */
+    uint8_t insn_bytes;    /* of the instruction that exec_insn executes */
     uint8_t dr6_hits;      /* DR6 B0-B3 of data and I/O breakpoints met by this instruction; cleared by the run loop */
 
     struct tlb tlb[2][TLB_KINDS];                  /* [is_user] */
@@ -270,6 +271,19 @@ enum step watch_insn_ask(struct soft_vcpu *sv, struct watch_event *e);
 enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned bytes, unsigned access);
 /* Before the delivery of an exception or interrupt: STEP_JUMP deliver it, STEP_NEXT it is dropped, STEP_FAULT with FAULT_WATCH. */
 enum step watch_delivery_ask(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
+/* What was delivered, or dropped, is no tool's injection any more. */
+void watch_delivery_over(struct soft_vcpu *sv, enum event_kind kind);
+/* What comes to a vCPU between two instructions: false if it has to come again later. *is_dropped: a tool does not let it. */
+bool watch_between_ask(struct soft_vcpu *sv, uint32_t index, uint64_t value, bool *is_dropped);
+/* CR0, CR3 and CR4 were these before what is no MOV to them. */
+void watch_tell_crs(struct soft_vcpu *sv, const uint64_t old[3]);
+/* It is not the injected exception that is delivered, but what came of it. */
+void watch_tell_escalated(struct soft_vcpu *sv, const struct fault *f);
+/* What was given for an event of this instruction, or NULL. */
+const struct watch_reply *watch_gift(struct soft_vcpu *sv, uint32_t kind, uint32_t index);
+/* Whether something else than memory is read there, and puts it in the place of what was read. */
+bool watch_is_given(const struct soft_vcpu *sv, gva_t gva, unsigned bytes);
+void watch_give(const struct soft_vcpu *sv, gva_t gva, uint8_t *buf, unsigned bytes, bool is_code);
 /* What could not be delivered now is pending again. */
 void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
 /* The page has watched bytes for such an access. General registers only. */

@@ -70,7 +70,7 @@ static const struct control_entry {
     [CONTROL_RELEASE]   = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_release },
     [CONTROL_SUBSCRIBE] = { ABOUT_VM,      sizeof(struct control_subscription) + sizeof(struct vitrine_subscription),                           true,  control_subscribe_call },
     [CONTROL_UNSUBSCRIBE] = { ABOUT_VM,    sizeof(struct control_subscription),                        false, control_unsubscribe },
-    [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer),                              false, control_answer_call },
+    [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer) + sizeof(struct vitrine_reply), false, control_answer_call },
     [CONTROL_RING]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_ring },
     [CONTROL_SHARE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_share },
     [CONTROL_CPU_PAUSE]   = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_pause_vcpu },
@@ -85,6 +85,7 @@ static const struct control_entry {
     [CONTROL_ATTACH]    = { ABOUT_VM,      sizeof(struct control_vm),                                  true,  control_attach },
     [CONTROL_DETACH]    = { ABOUT_VM,      sizeof(struct control_vm),                                  true,  control_detach },
     [CONTROL_ENDPOINTS] = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_endpoints_call },
+    [CONTROL_INJECT]    = { ABOUT_VCPU,    sizeof(struct control_vcpu) + sizeof(struct vitrine_injection), false, control_inject },
 };
 /* clang-format on */
 _Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 &&

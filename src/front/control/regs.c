@@ -149,8 +149,11 @@ static void regs_set(struct vcpu *v, void *arg)
     change->result = vcpu_can_be(v, in->cr0, in->cr3, in->cr4, in->efer, is_cs_long) && vcpu_can_have_xcr0(in->xcr0) ? msrs_set(v, in) : -EINVAL;
     if (change->result)
         return;
+    bool is_injected = v->watch.has_injected_exception && v->ev.exception.pending; /* by a tool, which may move the CPU too */
     if (in->rip != v->cpu.rip)
         vcpu_leave_instruction(v);
+    v->ev.exception.pending |= is_injected;
+    v->watch.has_injected_exception |= is_injected;
     memcpy(v->cpu.gpr, in->gpr, sizeof v->cpu.gpr);
     v->cpu.rip = in->rip;
     v->cpu.rflags = in->rflags | RFLAGS_RES1;
