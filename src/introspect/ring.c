@@ -184,15 +184,20 @@ static int take_all(struct ring_reader *r, struct watch_record *out, unsigned ma
     return more < 0 && !n ? more : (int)n + (more > 0 ? more : 0);
 }
 
+bool ring_take_end(struct ring_reader *r, struct watch_record *out)
+{
+    if (r->has_told_end)
+        return false;
+    r->has_told_end = true;
+    *out = (struct watch_record){ .event.kind = WATCH_END, .vcpu = UINT32_MAX, .time_ns = timer_now_ns() };
+    return true;
+}
+
 int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max)
 {
     bool is_over = atomic_load(&r->head->is_over);
     int n = take_all(r, out, max);
-    if (n < 0 || (unsigned)n == max || !is_over || !r->head->tells_end || r->has_told_end)
-        return n;
-    r->has_told_end = true;
-    out[n] = (struct watch_record){ .event.kind = WATCH_END, .vcpu = UINT32_MAX, .time_ns = timer_now_ns() };
-    return n + 1;
+    return n >= 0 && (unsigned)n < max && is_over && r->head->tells_end && ring_take_end(r, &out[n]) ? n + 1 : n;
 }
 
 uint64_t ring_lost(const struct ring_reader *r)

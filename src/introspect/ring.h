@@ -87,6 +87,8 @@ void ring_reader_close(struct ring_reader *r);
 int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max);
 /* Nothing to take, and nothing else that the reader has to look at. */
 bool ring_is_empty(const struct ring_reader *r);
+/* The last event, WATCH_END, if it was not taken before: where the other side went without a word. */
+bool ring_take_end(struct ring_reader *r, struct watch_record *out);
 uint64_t ring_lost(const struct ring_reader *r);
 /* Before sleeping: true if whoever tells something from now on wakes the reader; false if there is something already. */
 bool ring_fall_asleep(struct ring_reader *r, bool (*barrier)(void));

@@ -31,6 +31,7 @@ struct inspect_ring {
     bool has_barrier; /* this process may use barrier_heavy_for_all */
     bool has_cpus;    /* for both sides at once */
     bool is_quick;    /* the last wait was short */
+    bool wants_end;
 };
 
 /* ---- subscriptions ---- */
@@ -99,6 +100,7 @@ int vitrine_vm_subscribe(struct vitrine_vm *vm, const struct vitrine_subscriptio
         errno = EPROTO;
         return -1;
     }
+    vm->ring->wants_end |= n >= 0 && (what->kinds & VITRINE_ON_END);
     return n < 0 ? -1 : (int)out.subscription;
 }
 
@@ -165,7 +167,7 @@ static int wait_next(struct inspect_ring *r, struct watch_record *out, unsigned 
             return n;
         }
         if (is_over)
-            return -ESRCH;
+            return r->wants_end && ring_take_end(&r->reader, out) ? 1 : -ESRCH;
         has_gone = !sleep_for(r, ms);
     }
 }

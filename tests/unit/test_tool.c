@@ -209,9 +209,122 @@ static void test_tool_killed(void **state)
     }
 }
 
+static void next_access(struct vitrine_event *e)
+{
+    assert_int_equal(vitrine_vm_next_events(vm, e, 1, 60000, NULL), 1);
+    assert_int_equal(e->kind, VITRINE_ON_ACCESS);
+    assert_int_equal(e->gpa, 0x500);
+    assert_int_equal(e->access, VITRINE_READ | VITRINE_WRITE);
+}
+
+/* Answers that need more than a word: other data, an exception in the instruction's place, the end of the guest. */
+static void test_replies(void **state)
+{
+    (void)state;
+    struct vitrine_event e;
+    struct vitrine_subscription s = { .kinds = VITRINE_ON_ACCESS, .flags = VITRINE_SUBSCRIBE_ASK, .last_index = UINT32_MAX };
+    struct vitrine_reply r = { .answer = VITRINE_EMULATE, .data_at = 0x500, .data_bytes = 2, .data = { 0x21, 0x43 } };
+    static const uint8_t handler[] = { 0xfe, 0x06, 0x10, 0x05, 0xcf }; /* incb 0x510; iret */
+    memcpy(guest.ram + 0x900, handler, sizeof handler);
+    memcpy(guest.ram + 4 * 6, &(uint32_t){ 0x900 }, 4);
+    int number = vitrine_vm_subscribe(vm, &s, &(struct vitrine_range){ .first = 0x500, .last = 0x501, .access = VITRINE_READ }, 1);
+    assert_true(number > 0);
+    next_access(&e);
+    r.data_bytes = VITRINE_DATA_MAX + 1;
+    assert_int_equal(vitrine_vm_reply(vm, &e, &r), -1);
+    assert_int_equal(errno, EINVAL);
+    r.data_bytes = 2;
+    assert_int_equal(vitrine_vm_reply(vm, &e, &r), 0);
+    next_access(&e);
+    assert_int_equal(*(volatile uint16_t *)(guest.ram + 0x500), 0x4322);
+    r = (struct vitrine_reply){ .answer = VITRINE_INJECT, .injection = { .vector = 6 } };
+    assert_int_equal(vitrine_vm_reply(vm, &e, &r), 0);
+    next_access(&e);
+    assert_int_equal(guest.ram[0x510], 1);
+    assert_int_equal(*(volatile uint16_t *)(guest.ram + 0x500), 0x4322);
+    assert_int_equal(vitrine_vm_answer(vm, &e, VITRINE_CRASH, 0), 0);
+    next_access(&e); /* the client runs it again */
+    assert_int_equal(vitrine_vm_unsubscribe(vm, number), 0);
+    assert_int_equal(vitrine_vm_answer(vm, &e, VITRINE_CONTINUE, 0), 0);
+    wait_moving();
+}
+
+static void test_inject(void **state)
+{
+    (void)state;
+    struct vitrine_event e;
+    struct vitrine_subscription s = { .kinds = VITRINE_ON_INJECTED, .flags = VITRINE_SUBSCRIBE_ASK, .last_index = UINT32_MAX };
+    struct vitrine_injection what = { .vector = 6 }, wrong = { .vector = 256 };
+    guest.ram[0x900] = 0xcf; /* iret */
+    memcpy(guest.ram + 4 * 6, &(uint32_t){ 0x900 }, 4);
+    assert_int_equal(vitrine_vcpu_inject(vm, 0, &wrong), -1);
+    assert_int_equal(errno, EINVAL);
+    assert_int_equal(vitrine_vcpu_inject(vm, 1, &what), -1);
+    assert_int_equal(errno, ENOENT);
+    assert_true(vitrine_vm_subscribe(vm, &s, NULL, 0) > 0);
+    for (unsigned i = 0; i < 3; i++) {
+        assert_int_equal(vitrine_vcpu_inject(vm, 0, &what), 0);
+        assert_int_equal(vitrine_vm_next_events(vm, &e, 1, 60000, NULL), 1);
+        assert_int_equal(e.kind, VITRINE_ON_INJECTED);
+        assert_int_equal(e.index, 6);
+        assert_int_equal(vitrine_vcpu_inject(vm, 0, &what), -1);
+        assert_int_equal(errno, EBUSY);
+        assert_int_equal(vitrine_vm_answer(vm, &e, i == 1 ? VITRINE_DENY : VITRINE_CONTINUE, 0), 0);
+        wait_moving();
+    }
+}
+
+static void expect_end(struct vitrine_vm *of)
+{
+    struct vitrine_event e[2];
+    assert_int_equal(vitrine_vm_next_events(of, e, 2, 60000, NULL), 1);
+    assert_int_equal(e[0].kind, VITRINE_ON_END);
+    assert_int_equal(e[0].question, 0);
+    assert_int_equal(vitrine_vm_next_events(of, e, 2, 60000, NULL), -1);
+    assert_int_equal(errno, ESRCH);
+}
+
+/* The VMM closes the VM while the tool waits; or it is killed. The tool is told, and once. */
+static void test_end(void **state)
+{
+    const struct vitrine_subscription s = { .kinds = VITRINE_ON_END, .flags = VITRINE_SUBSCRIBE_ASK, .last_index = UINT32_MAX };
+    char child[32], byte;
+    int ready[2];
+    assert_int_equal(pipe(ready), 0);
+    pid_t vmm = fork();
+    if (vmm == 0) {
+        real_guest_create(&guest, RAM_BYTES, code, (size_t)(code_end - code), false);
+        if (write(ready[1], "", 1) == 1)
+            client(NULL);
+        _exit(0);
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    close(ready[1]);
+    snprintf(child, sizeof child, "%d", (int)vmm);
+    struct vitrine_vm *other = vitrine_vm_open(child);
+    assert_non_null(other);
+    assert_true(vitrine_vm_subscribe(other, &s, NULL, 0) > 0);
+    kill(vmm, SIGKILL);
+    waitpid(vmm, NULL, 0);
+    expect_end(other);
+    vitrine_vm_close(other);
+
+    assert_int_equal(set_up(state), 0);
+    assert_true(vitrine_vm_subscribe(vm, &s, NULL, 0) > 0);
+    wait_moving();
+    real_guest_kick_until_ended(&guest, client_thread);
+    real_guest_destroy(&guest);
+    expect_end(vm);
+    vitrine_vm_close(vm);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_answers, set_up, tear_down),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_end),
+                                        cmocka_unit_test_setup_teardown(test_replies, set_up, tear_down),
+                                        cmocka_unit_test_setup_teardown(test_inject, set_up, tear_down),
+                                        cmocka_unit_test_setup_teardown(test_answers, set_up, tear_down),
                                         cmocka_unit_test_setup_teardown(test_refused, set_up, tear_down),
                                         cmocka_unit_test_setup_teardown(test_many_ranges, set_up, tear_down),
                                         cmocka_unit_test_setup_teardown(test_tool_killed, set_up, tear_down) };
