@@ -33,6 +33,7 @@ fuzz: all
 
 soak: all
 	@tests/guest/soak $(BUILD)
+	@tests/guest/run-harassed $(BUILD)
 
 docs: all
 	@ninja -C $(BUILD) docs
