@@ -23,6 +23,7 @@ extern const struct port port_vitrine; /* vitrine's own engine, in this process 
 
 int attach_main(int argc, char **argv);
 int boot_main(int argc, char **argv);
+int complete_main(int argc, char **argv);
 int detach_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 int info_main(int argc, char **argv);

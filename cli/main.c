@@ -29,6 +29,7 @@ static int version_main(int argc, char **argv)
 const struct cli_command cli_commands[] = {
     { "attach", "connect a virtual machine to a tool that looks into it", attach_main },
     { "boot", "start a Linux kernel in a virtual machine on this terminal", boot_main },
+    { "complete", "print what could come next on a command line, for shells", complete_main },
     { "detach", "end what attach began", detach_main },
     { "doctor", "say what this machine offers and which engine vitrine uses", doctor_main },
     { "help", "say what a command does: vitrine help [COMMAND]", help_main },

@@ -222,11 +222,45 @@ def abi_page():
     return wrong
 
 
-def manual():
-    """docs/man/vitrine.1 names every command and option that the program's help names, and no other."""
+SHELLS = {
+    "bash": (["--norc"], "source vitrine.bash; COMP_WORDS=(vitrine %s); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _vitrine; printf '%%s\\n' \"${COMPREPLY[@]}\""),
+    "zsh": (["-f"], "compadd() { shift; print -l -- $@ }; _files() { }; words=(vitrine %s); CURRENT=$#words; source ./_vitrine"),
+    "fish": (["--no-config"], "source vitrine.fish; complete -C 'vitrine %s'"),
+}
+
+
+def completion():
+    """What shells offer are the commands and options of the help texts: each shell that is installed is asked."""
     program = os.path.join(BUILD, "vitrine")
     if not os.path.exists(program):
         raise Skip("vitrine is not built")
+
+    def said(*args):
+        return subprocess.run([program, *args], stdout=subprocess.PIPE, text=True).stdout
+
+    commands = re.findall(r"(?m)^  ([a-z]+)(?= )", said("help"))
+    wrong = [] if said("complete", "").split() == commands else ["the commands are not those of vitrine help"]
+    options = {c: set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", said("help", c))) for c in commands if c != "complete"}
+    wrong += ["options of " + c for c in options if set(said("complete", c, "--").split()) != options[c]]
+    wrong += ["%s: %s" % (words, said("complete", *words)) for words, reply in ((["mem", "re"], "read\n"), (["mem", "dump", "--format", ""], "raw\nelf\nlime\n"), (["help", "tran"], "translate\n"),
+                                                                              (["run", "--", "--"], ""), (["boot", "--initrd", ""], "")) if said("complete", *words) != reply]
+    environment = {**os.environ, "PATH": BUILD + ":" + os.environ["PATH"]}
+    for shell, (flags, script) in SHELLS.items():
+        if not shutil.which(shell):
+            continue
+        for words, reply in (("tran", {"translate"}), ("regs --", options["regs"]), ("mem dump --format l", {"lime"})):
+            run = subprocess.run([shell, *flags, "-c", script % words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=os.path.join(SOURCE, "cli/completion"), env=environment)
+            if set(run.stdout.split()) != reply:
+                wrong.append("%s: vitrine %s: %s" % (shell, words, run.stdout.strip()))
+    return wrong
+
+
+def manual():
+    """docs/man/vitrine.1 says of every command each option that its help names, and no other."""
+    program = os.path.join(BUILD, "vitrine")
+    if not os.path.exists(program):
+        raise Skip("vitrine is not built")
+
     def help_of(*args):
         return subprocess.run([program, "help", *args], stdout=subprocess.PIPE, text=True).stdout
 
@@ -235,12 +269,22 @@ def manual():
     page = text("docs/man/vitrine.1").replace("\\-", "-")
     section = page[page.index(".SH COMMANDS"):page.index(".SH OPTIONS OF BOOT")]
     there = set(re.findall(option, page))
-    there |= {word for line in re.findall(r"(?m)^\.TP\n\.BR? (.*)$", section) for word in re.findall("[a-z]+", line)}
-    told = commands | set(re.findall(option, "".join(help_of(c) for c in sorted(commands))))
-    return ["docs/man/vitrine.1 lacks %s" % n for n in sorted(told - there)] + ["docs/man/vitrine.1: there is no %s" % n for n in sorted(there - told)]
+    about = {}  # by command: its paragraph, and its own section if it has one
+    for words, paragraph in re.findall(r"(?ms)^\.TP\n\.BR? ([^\n]*)\n(.*?)(?=^\.TP|^\.PP|\Z)", section):
+        for command in re.findall("[a-z]+", words):
+            about[command] = about.get(command, "") + paragraph
+    for command, options in re.findall(r"(?ms)^\.SH OPTIONS OF (\w+)\n(.*?)(?=^\.SH|\Z)", page):
+        about[command.lower()] += options
+    wrong = ["docs/man/vitrine.1 lacks %s" % n for n in sorted(commands - set(about))] + ["docs/man/vitrine.1: there is no %s" % n for n in sorted(set(about) - commands)]
+    everywhere = {"--json"}
+    for command in sorted(commands & set(about)):
+        told, mentioned = set(re.findall(option, help_of(command))) - everywhere, set(re.findall(option, about[command]))
+        wrong += ["docs/man/vitrine.1: %s lacks %s" % (command, n) for n in sorted(told - mentioned)]
+        there -= told
+    return wrong + ["docs/man/vitrine.1: there is no %s" % n for n in sorted(there - everywhere)]
 
 
-CHECKS = [includes, every_folder_has_a_layer, links, licence_lines, head_comments, formatting, file_sizes, words, engine_calls, exported, public_headers, abi_page, manual]
+CHECKS = [includes, every_folder_has_a_layer, links, licence_lines, head_comments, formatting, file_sizes, words, engine_calls, exported, public_headers, abi_page, completion, manual]
 
 
 def main():
