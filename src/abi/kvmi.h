@@ -207,6 +207,52 @@ struct kvmi_cmd_response {
     uint32_t zero2;
 };
 
+/* SET_PAGE_ACCESS, SET_PAGE_WRITE_BITMAP, and the two that get them. What is about each page follows: an entry, to get only its uint64_t gpa. */
+struct kvmi_pages {
+    uint16_t view, n_pages;
+    uint32_t zero;
+};
+
+enum kvmi_access { KVMI_ACCESS_R = 1, KVMI_ACCESS_W = 2, KVMI_ACCESS_X = 4, KVMI_ACCESS_SVE = 8 };
+struct kvmi_page_access {
+    uint64_t gpa;
+    uint8_t access;
+    uint8_t zero1;
+    uint16_t zero2;
+    uint32_t zero3;
+};
+
+struct kvmi_page_bitmap {
+    uint64_t gpa;
+    uint32_t bitmap; /* bit n: bytes 128 * n to 128 * n + 127 can be written */
+    uint32_t zero;
+};
+
+struct kvmi_enable { /* CONTROL_SPP */
+    uint8_t enable;
+    uint8_t zero1;
+    uint16_t zero2;
+    uint32_t zero3;
+};
+
+struct kvmi_view { /* SWITCH_EPT_VIEW, DESTROY_EPT_VIEW; what GET_EPT_VIEW and CREATE_EPT_VIEW reply */
+    uint16_t view;
+    uint16_t zeros[3];
+};
+
+/* Until November 2023 without what is before old_gfn, about the view that the vCPU is in. */
+struct kvmi_change_gfn {
+    uint16_t view;
+    uint16_t zero1;
+    uint32_t zero2;
+    uint64_t old_gfn, new_gfn;
+};
+#define KVMI_CHANGE_GFN_OLD_BYTES 16
+
+_Static_assert(sizeof(struct kvmi_pages) == 8 && sizeof(struct kvmi_page_access) == 16 && sizeof(struct kvmi_page_bitmap) == 16 &&
+                   sizeof(struct kvmi_enable) == 8 && sizeof(struct kvmi_view) == 8 && sizeof(struct kvmi_change_gfn) == 24,
+               "pages and views");
+
 struct kvmi_slot {
     uint64_t gfn, n_pages;
 };
@@ -271,6 +317,25 @@ struct kvmi_event_breakpoint {
     uint8_t zeros[7];
 };
 
+struct kvmi_event_pf {
+    uint64_t gva; /* ~0: not known */
+    uint64_t gpa;
+    uint8_t access; /* that failed: enum kvmi_access */
+    uint8_t zero1;
+    uint16_t view;
+    uint32_t zero2;
+};
+
+#define KVMI_CONTEXT_MAX 256
+struct kvmi_event_pf_reply {
+    uint64_t context_at; /* what the instruction reads from there on */
+    uint32_t context_bytes;
+    uint8_t singlestep, rep_complete;
+    uint16_t zero;
+    uint8_t context[KVMI_CONTEXT_MAX];
+};
+_Static_assert(sizeof(struct kvmi_event_pf) == 24 && sizeof(struct kvmi_event_pf_reply) == 272, "page faults");
+
 struct kvmi_event_trap {
     uint8_t vector;
     uint8_t zero1;
@@ -296,7 +361,7 @@ _Static_assert(sizeof(struct kvmi_event_cr) == 24 && sizeof(struct kvmi_event_ms
                    sizeof(struct kvmi_event_trap) == 16 && sizeof(struct kvmi_event_descriptor) == 8 && sizeof(struct kvmi_event_cpuid) == 16,
                "events");
 
-/* Of CR and MSR: the new value, 8 bytes, follows. */
+/* Of CR and MSR: the new value, 8 bytes, follows; of PF: struct kvmi_event_pf_reply. */
 struct kvmi_event_reply {
     uint8_t action, event;
     uint16_t zero1;

@@ -10,7 +10,7 @@
 #define HYPERCALL_GUEST_REQUEST 24
 
 #define BIT(event) (1u << KVMI_EVENT_##event)
-#define CONTROLLED (BIT(CR) | BIT(MSR) | BIT(XSETBV) | BIT(BREAKPOINT) | BIT(HYPERCALL) | BIT(TRAP) | BIT(DESCRIPTOR) | BIT(SINGLESTEP) | BIT(CPUID))
+#define CONTROLLED (BIT(CR) | BIT(MSR) | BIT(XSETBV) | BIT(BREAKPOINT) | BIT(HYPERCALL) | BIT(PF) | BIT(TRAP) | BIT(DESCRIPTOR) | BIT(SINGLESTEP) | BIT(CPUID))
 
 /* ---- on the vCPU's thread ---- */
 
@@ -133,13 +133,19 @@ static uint32_t kinds_of(const struct kvmi_wants *w)
     return kinds;
 }
 
+int kvmi_listen(struct kvmi_session *s, struct vm *vm)
+{
+    int r = s->listener ? 0 : look_listener_create(vm, &s->listener);
+    return r == -EMFILE ? -ENOMEM : r;
+}
+
 static int subscribe(struct kvmi_session *s, struct vm *vm, uint32_t kinds)
 {
     const struct look_filter f = { .kinds = kinds, .is_asking = true, .last_index = UINT32_MAX, .is_wanted = is_wanted, .context = s };
-    int r = s->listener ? 0 : look_listener_create(vm, &s->listener);
+    int r = kvmi_listen(s, vm);
     if (!r)
         r = look_subscribe(s->listener, &f, NULL, 0);
-    return r == -EMFILE || r == -ENOSPC ? -ENOMEM : r;
+    return r == -ENOSPC ? -ENOMEM : r;
 }
 
 /* The new one first: nothing is missed between the two. */

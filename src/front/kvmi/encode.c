@@ -51,3 +51,18 @@ void kvmi_decode_value(const uint8_t *payload, uint32_t bytes, struct kvmi_verdi
     if (out->has_value)
         memcpy(&out->value, payload + at, sizeof out->value);
 }
+
+bool kvmi_decode_access(const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out)
+{
+    const uint32_t at = sizeof(struct kvmi_vcpu) + sizeof(struct kvmi_event_reply);
+    struct kvmi_event_pf_reply in = { 0 };
+    memcpy(&in, payload + at, bytes - at);
+    if (in.singlestep > 1 || in.rep_complete > 1 || in.zero || in.context_bytes > KVMI_CONTEXT_MAX)
+        return false;
+    out->is_step = in.singlestep;
+    out->is_rep_complete = in.rep_complete;
+    out->data_address = in.context_at;
+    out->data_bytes = in.context_bytes;
+    memcpy(out->data, in.context, in.context_bytes);
+    return true;
+}

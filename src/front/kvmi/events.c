@@ -9,6 +9,7 @@
 #include "core/hold.h"
 #include "front/kvmi/kvmi_priv.h"
 #include "introspect/memory.h"
+#include "introspect/view.h"
 #include "introspect/walk.h"
 #include "x86/insn.h"
 
@@ -47,6 +48,8 @@ static enum kvmi_event_id event_of(const struct watch_event *e)
         return KVMI_EVENT_CPUID;
     case WATCH_STEP:
         return KVMI_EVENT_SINGLESTEP;
+    case WATCH_ACCESS:
+        return KVMI_EVENT_PF;
     default:
         return KVMI_EVENT_TRAP;
     }
@@ -97,6 +100,12 @@ static void locate(struct vm *vm, const struct look_paging *paging, struct kvmi_
     t->insn_bytes = insn_bytes_at(vm, paging, t->gva, t->state.mode);
 }
 
+static uint16_t view_of_cpu(struct kvmi_session *s, const struct kvmi_cpu *cpu)
+{
+    int view = s->listener ? look_view_of(s->listener, cpu->id) : 0;
+    return view > 0 ? (uint16_t)view : 0;
+}
+
 static void tell_question(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, struct kvmi_told *t)
 {
     const struct watch_event *e = &cpu->asked.event;
@@ -107,7 +116,13 @@ static void tell_question(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu
     t->old_value = e->old_value;
     t->value = e->kind == WATCH_CR && e->index == 3 ? e->value & ~CR3_NOFLUSH : e->value;
     hold_call(kvmi_vcpu_of(vm, cpu), describe, &d);
+    t->state.view = view_of_cpu(s, cpu);
     locate(vm, &d.paging, t);
+    if (t->event == KVMI_EVENT_PF) {
+        t->gva = e->gva;
+        t->gpa = e->gpa;
+        t->access = kvmi_failed_access(s, t->state.view, e);
+    }
     cpu->old_value = t->old_value;
     cpu->value = t->value;
     if (t->event == KVMI_EVENT_TRAP)
@@ -119,6 +134,7 @@ static void tell_pause(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *c
     struct description d = { .session = s, .told = t };
     t->event = KVMI_EVENT_PAUSE_VCPU;
     hold_call(kvmi_vcpu_of(vm, cpu), describe, &d);
+    t->state.view = view_of_cpu(s, cpu);
 }
 
 static ssize_t send_event(struct kvmi_session *s, const struct kvmi_told *t, void *out)
@@ -131,7 +147,24 @@ static ssize_t send_event(struct kvmi_session *s, const struct kvmi_told *t, voi
 
 /* ---- which is next ---- */
 
-static void take_questions(struct kvmi_session *s)
+static struct kvmi_cpu *cpu_of(struct kvmi_session *s, uint32_t id)
+{
+    unsigned i = 0;
+    while (i < s->n_cpus && s->cpu[i].id != id)
+        i++;
+    return i < s->n_cpus ? &s->cpu[i] : NULL;
+}
+
+static void take_question(struct kvmi_session *s, struct vm *vm, const struct watch_record *r)
+{
+    if (!cpu_of(s, r->vcpu))
+        kvmi_notice_cpus(s, vm); /* a new one may be the first to ask */
+    struct kvmi_cpu *cpu = cpu_of(s, r->vcpu);
+    cpu->asked = *r;
+    cpu->has_question = true;
+}
+
+static void take_questions(struct kvmi_session *s, struct vm *vm)
 {
     struct watch_record record[RECORDS_AT_ONCE];
     uint64_t dropped;
@@ -141,11 +174,8 @@ static void take_questions(struct kvmi_session *s)
     do {
         n = look_listener_next(s->listener, record, RECORDS_AT_ONCE, &dropped);
         for (unsigned i = 0; i < n; i++)
-            for (unsigned k = 0; k < s->n_cpus; k++)
-                if (s->cpu[k].id == record[i].vcpu && record[i].question) {
-                    s->cpu[k].asked = record[i];
-                    s->cpu[k].has_question = true;
-                }
+            if (record[i].question)
+                take_question(s, vm, &record[i]);
     } while (n == RECORDS_AT_ONCE);
 }
 
@@ -175,10 +205,24 @@ static void answer_question(struct kvmi_session *s, struct kvmi_cpu *cpu, enum w
     look_answer(s->listener, cpu->id, cpu->asked.question, answer, value);
 }
 
-/* An MSR is not asked for its old value where the CPU writes it. */
-static bool is_nothing_new(const struct kvmi_told *t)
+/* The tool said of an earlier piece of this repeated instruction that it wants to hear no more: the count goes down, and nothing else runs. */
+static bool is_rest_of_repetition(const struct kvmi_cpu *cpu)
 {
-    return t->event == KVMI_EVENT_MSR && t->old_value == t->value;
+    const struct watch_record *r = &cpu->asked;
+    return cpu->is_rep_complete && r->rip == cpu->rep_rip && r->gpr[GPR_RCX] < cpu->rep_count && r->gpr[GPR_RCX];
+}
+
+/* Pages are watched whether the event is wanted or not; an MSR is not asked for its old value where the CPU writes it. */
+static bool is_nothing_new(const struct kvmi_session *s, struct kvmi_cpu *cpu, const struct kvmi_told *t)
+{
+    if (t->event == KVMI_EVENT_MSR)
+        return t->old_value == t->value;
+    if (t->event != KVMI_EVENT_PF)
+        return false;
+    if (!is_rest_of_repetition(cpu))
+        cpu->is_rep_complete = false;
+    cpu->rep_count = cpu->asked.gpr[GPR_RCX];
+    return !t->access || !(atomic_load(&s->wants[cpu->id].events) >> KVMI_EVENT_PF & 1) || cpu->is_rep_complete;
 }
 
 ssize_t kvmi_next_event(struct kvmi_session *s, void *out)
@@ -189,14 +233,14 @@ ssize_t kvmi_next_event(struct kvmi_session *s, void *out)
     if (!vm)
         return kvmi_unhook(s, out);
     kvmi_notice_cpus(s, vm);
-    take_questions(s);
+    take_questions(s, vm);
     while (!n && (cpu = next_cpu(s))) {
         struct kvmi_told t = { .vcpu = (unsigned)(cpu - s->cpu) };
         if (cpu->has_question)
             tell_question(s, vm, cpu, &t);
         else
             tell_pause(s, vm, cpu, &t);
-        if (is_nothing_new(&t)) {
+        if (is_nothing_new(s, cpu, &t)) {
             answer_question(s, cpu, WATCH_CONTINUE, 0);
             continue;
         }
@@ -229,6 +273,15 @@ static void answer_value(struct kvmi_session *s, struct kvmi_cpu *cpu, const str
         answer_question(s, cpu, WATCH_CHANGE, verdict->value);
 }
 
+/* RETRY with a step is what CONTINUE does: the instruction is executed past the permission, once. */
+static void answer_access(struct kvmi_session *s, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
+{
+    bool goes_past = verdict->action != KVMI_RETRY || verdict->is_step;
+    cpu->is_rep_complete = goes_past && verdict->is_rep_complete;
+    cpu->rep_rip = cpu->asked.rip;
+    answer_question(s, cpu, goes_past ? WATCH_CONTINUE : WATCH_RETRY, 0);
+}
+
 static void let_go(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
 {
     struct vcpu *v = kvmi_vcpu_of(vm, cpu);
@@ -243,6 +296,8 @@ static void let_go(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, 
     } else if (verdict->action == KVMI_CONTINUE && cpu->told_event == KVMI_EVENT_HYPERCALL) {
         hold_call(v, return_zero, NULL);
         answer_question(s, cpu, WATCH_DENY, 0);
+    } else if (cpu->told_event == KVMI_EVENT_PF) {
+        answer_access(s, cpu, verdict);
     } else {
         answer_question(s, cpu, verdict->action == KVMI_RETRY ? WATCH_RETRY : WATCH_CONTINUE, 0);
     }

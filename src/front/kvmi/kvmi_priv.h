@@ -47,9 +47,9 @@ struct kvmi_verdict {
     bool has_value; /* for the register, else what the guest wanted */
     uint64_t value;
     bool is_step, is_rep_complete; /* of a page access */
-    uint64_t data_address;         /* and what the instruction reads there; data points into the message */
+    uint64_t data_address;         /* and what the instruction reads there */
     uint32_t data_bytes;
-    const uint8_t *data;
+    uint8_t data[KVMI_CONTEXT_MAX];
 };
 
 /* ---- what a session holds ---- */
@@ -79,6 +79,8 @@ struct kvmi_cpu {
     enum kvmi_event_id told_event;
     uint32_t sequence; /* of that one */
     uint64_t old_value, value;
+    bool is_rep_complete; /* of the rest of the repeated instruction at rep_rip nothing is to be told */
+    uint64_t rep_rip, rep_count;
     struct watch_record asked;
 };
 
@@ -92,6 +94,7 @@ struct kvmi_session {
     uint32_t next_sequence;
     bool is_silent, is_silent_next; /* this command, and those from the next on, are not answered */
     bool wants_unhook;
+    bool has_spp;                   /* CONTROL_SPP */
     struct look_listener *listener; /* NULL: no event was asked for yet */
     uint32_t kinds;                 /* what it is subscribed to, as number */
     unsigned subscription;
@@ -145,7 +148,26 @@ int kvmi_get_max_gfn(struct kvmi_arg *a);
 int kvmi_get_next_available_gfn(struct kvmi_arg *a);
 int kvmi_query_physical(struct kvmi_arg *a);
 
+/* pages.c */
+int kvmi_set_page_access(struct kvmi_arg *a);
+int kvmi_set_page_write_bitmap(struct kvmi_arg *a);
+int kvmi_get_page_access(struct kvmi_arg *a);
+int kvmi_get_page_write_bitmap(struct kvmi_arg *a);
+int kvmi_control_spp(struct kvmi_arg *a);
+int kvmi_create_view(struct kvmi_arg *a);
+int kvmi_destroy_view(struct kvmi_arg *a);
+int kvmi_switch_view(struct kvmi_arg *a);
+int kvmi_get_view(struct kvmi_arg *a);
+int kvmi_alloc_gfn(struct kvmi_arg *a);
+int kvmi_free_gfn(struct kvmi_arg *a);
+int kvmi_change_gfn(struct kvmi_arg *a);
+
 /* ---- behaviour ---- */
+
+/* pages.c: each page that can be; the first mistake's error. `entry` need not be aligned. */
+int kvmi_set_access(struct kvmi_arg *a, unsigned view, const struct kvmi_page_access *entry, unsigned n);
+/* What of an access to a page the tool does not allow. */
+uint32_t kvmi_failed_access(struct kvmi_session *s, unsigned view, const struct watch_event *e);
 
 /* vcpu.c; fill is for a vCPU that stands still. */
 void kvmi_state_fill(struct vcpu *v, struct kvmi_state *out);
@@ -161,6 +183,7 @@ bool kvmi_is_stepped(const struct kvmi_arg *a);
 int kvmi_begin_injection(struct kvmi_arg *a);
 void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu);
 
+int kvmi_listen(struct kvmi_session *s, struct vm *vm); /* the session has a listener from now on */
 void kvmi_controls_end(struct kvmi_session *s, struct vm *vm);
 
 /* events.c */
@@ -175,6 +198,8 @@ uint8_t kvmi_descriptor_of(uint32_t table);                                /* WA
 /* A struct kvmi_vcpu and a struct kvmi_event_reply, with up to more_bytes behind them. False: something else. */
 bool kvmi_decode_answer(unsigned event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, uint32_t more_bytes, struct kvmi_verdict *out);
 void kvmi_decode_value(const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out); /* the register's, behind those */
+/* A struct kvmi_event_pf_reply behind those, as much as is there. False: what it cannot be. */
+bool kvmi_decode_access(const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out);
 #define KVMI_PUT(out, type, ...) (memcpy(out, &(const struct type){ __VA_ARGS__ }, sizeof(struct type)), (uint32_t)sizeof(struct type))
 
 /* policy.c: what the user lets this tool do. */

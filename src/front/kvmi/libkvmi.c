@@ -10,7 +10,7 @@
 
 static int get_version(struct kvmi_arg *a)
 {
-    *(struct kvmi_version *)a->out = (struct kvmi_version){ .version = KVMI_VERSION };
+    *(struct kvmi_version *)a->out = (struct kvmi_version){ .version = KVMI_VERSION, .has_spp = 1, .has_eptp_switching = 1 };
     a->out_bytes = sizeof(struct kvmi_version);
     return 0;
 }
@@ -91,19 +91,31 @@ static const struct kvmi_command commands[KVMI_IDS] = {
     [KVMI_READ_PHYSICAL]           = { "READ_PHYSICAL",           ALL, DATA,  sizeof(struct kvmi_physical),         0,    kvmi_read_physical },
     [KVMI_WRITE_PHYSICAL]          = { "WRITE_PHYSICAL",          ALL, ERROR, sizeof(struct kvmi_physical),         0,    kvmi_write_physical },
     [KVMI_INJECT_EXCEPTION]        = { "INJECT_EXCEPTION",        CPU, ERROR, sizeof(struct kvmi_exception),        0x0e, kvmi_inject_exception },
+    [KVMI_GET_PAGE_ACCESS]         = { "GET_PAGE_ACCESS",         ALL, DATA,  sizeof(struct kvmi_pages),            0xf0, kvmi_get_page_access },
+    [KVMI_SET_PAGE_ACCESS]         = { "SET_PAGE_ACCESS",         ALL, ERROR, sizeof(struct kvmi_pages),            0xf0, kvmi_set_page_access },
     [KVMI_GET_MAP_TOKEN]           = { "GET_MAP_TOKEN",           ALL, ERROR, 0,                                    0,    kvmi_refuse },
     [KVMI_GET_MTRR_TYPE]           = { "GET_MTRR_TYPE",           CPU, DATA,  sizeof(struct kvmi_number),           0,    kvmi_get_mtrr_type },
+    [KVMI_CONTROL_SPP]             = { "CONTROL_SPP",             ALL, ERROR, sizeof(struct kvmi_enable),           0xfe, kvmi_control_spp },
+    [KVMI_GET_PAGE_WRITE_BITMAP]   = { "GET_PAGE_WRITE_BITMAP",   ALL, DATA,  sizeof(struct kvmi_pages),            0xf0, kvmi_get_page_write_bitmap },
+    [KVMI_SET_PAGE_WRITE_BITMAP]   = { "SET_PAGE_WRITE_BITMAP",   ALL, ERROR, sizeof(struct kvmi_pages),            0xf0, kvmi_set_page_write_bitmap },
     [KVMI_CONTROL_CMD_RESPONSE]    = { "CONTROL_CMD_RESPONSE",    ALL, ERROR, sizeof(struct kvmi_cmd_response),     0xfc, control_cmd_response },
     [KVMI_SET_VE_INFO_PAGE]        = { "SET_VE_INFO_PAGE",        CPU, ERROR, 0,                                    0,    kvmi_refuse },
     [KVMI_GET_MAX_GFN]             = { "GET_MAX_GFN",             ALL, DATA,  0,                                    0,    kvmi_get_max_gfn },
     [KVMI_SET_EPT_PAGE_CONV]       = { "SET_EPT_PAGE_CONV",       ALL, ERROR, 0,                                    0,    kvmi_refuse },
     [KVMI_GET_NEXT_AVAILABLE_GFN]  = { "GET_NEXT_AVAILABLE_GFN",  ALL, DATA,  0,                                    0,    get_next_available_gfn },
+    [KVMI_SWITCH_EPT_VIEW]         = { "SWITCH_EPT_VIEW",         CPU, ERROR, sizeof(struct kvmi_view),             0xfc, kvmi_switch_view },
     [KVMI_DISABLE_VE]              = { "DISABLE_VE",              CPU, ERROR, 0,                                    0,    kvmi_refuse },
+    [KVMI_GET_EPT_VIEW]            = { "GET_EPT_VIEW",            CPU, DATA,  0,                                    0,    kvmi_get_view },
     [KVMI_VCPU_TRANSLATE_GVA]      = { "VCPU_TRANSLATE_GVA",      CPU, DATA,  sizeof(struct kvmi_number),           0,    kvmi_translate },
     [KVMI_CONTROL_EPT_VIEW]        = { "CONTROL_EPT_VIEW",        CPU, ERROR, 0,                                    0,    kvmi_refuse },
     [KVMI_VCPU_GET_XCR]            = { "VCPU_GET_XCR",            CPU, DATA,  sizeof(struct kvmi_byte),             0xfe, kvmi_get_xcr },
     [KVMI_VCPU_SET_XSAVE]          = { "VCPU_SET_XSAVE",          CPU, ERROR, XSAVE_AREA_BYTES,                     0,    kvmi_set_xsave },
     [KVMI_QUERY_PHYSICAL]          = { "QUERY_PHYSICAL",          ALL, DATA,  sizeof(struct kvmi_number),           0,    kvmi_query_physical },
+    [KVMI_VCPU_ALLOC_GFN]          = { "VCPU_ALLOC_GFN",          CPU, ERROR, sizeof(struct kvmi_number),           0,    kvmi_alloc_gfn },
+    [KVMI_VCPU_FREE_GFN]           = { "VCPU_FREE_GFN",           CPU, ERROR, sizeof(struct kvmi_number),           0,    kvmi_free_gfn },
+    [KVMI_CREATE_EPT_VIEW]         = { "CREATE_EPT_VIEW",         ALL, DATA,  0,                                    0,    kvmi_create_view },
+    [KVMI_DESTROY_EPT_VIEW]        = { "DESTROY_EPT_VIEW",        ALL, ERROR, sizeof(struct kvmi_view),             0xfc, kvmi_destroy_view },
+    [KVMI_VCPU_CHANGE_GFN]         = { "VCPU_CHANGE_GFN",         CPU, ERROR, sizeof(struct kvmi_change_gfn),       0,    kvmi_change_gfn },
     [KVMI_VCPU_CONTROL_SINGLESTEP] = { "VCPU_CONTROL_SINGLESTEP", CPU, ERROR, sizeof(struct kvmi_byte),             0xfe, control_singlestep },
 };
 /* clang-format on */
@@ -115,6 +127,7 @@ static const struct kvmi_event_kind events[KVMI_EVENTS] = {
     [KVMI_EVENT_XSETBV] = { "XSETBV", KVMI_EVENT_XSETBV },
     [KVMI_EVENT_BREAKPOINT] = { "BREAKPOINT", KVMI_EVENT_BREAKPOINT },
     [KVMI_EVENT_HYPERCALL] = { "HYPERCALL", KVMI_EVENT_HYPERCALL },
+    [KVMI_EVENT_PF] = { "PF", KVMI_EVENT_PF },
     [KVMI_EVENT_TRAP] = { "TRAP", KVMI_EVENT_TRAP },
     [KVMI_EVENT_DESCRIPTOR] = { "DESCRIPTOR", KVMI_EVENT_DESCRIPTOR },
     [KVMI_EVENT_PAUSE_VCPU] = { "PAUSE_VCPU", KVMI_EVENT_PAUSE_VCPU },
@@ -133,6 +146,8 @@ static uint32_t encode_specific(const struct kvmi_told *t, void *out)
         return KVMI_PUT(out, kvmi_event_msr, .msr = t->index, .old_value = t->old_value, .new_value = t->value);
     case KVMI_EVENT_BREAKPOINT:
         return KVMI_PUT(out, kvmi_event_breakpoint, .gpa = t->gpa, .insn_bytes = t->insn_bytes);
+    case KVMI_EVENT_PF:
+        return KVMI_PUT(out, kvmi_event_pf, .gva = t->gva, .gpa = t->gpa, .access = (uint8_t)t->access, .view = t->state.view);
     case KVMI_EVENT_TRAP:
         return KVMI_PUT(out, kvmi_event_trap, .vector = (uint8_t)t->index, .error_code = (uint32_t)t->old_value, .cr2 = t->value);
     case KVMI_EVENT_DESCRIPTOR:
@@ -161,11 +176,12 @@ static uint32_t encode_event(const struct kvmi_told *t, uint16_t *id, void *out)
 static bool decode_reply(enum kvmi_event_id event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out)
 {
     bool has_value = event == KVMI_EVENT_CR || event == KVMI_EVENT_MSR;
-    if (!kvmi_decode_answer(event, vcpu, payload, bytes, has_value ? sizeof out->value : 0, out))
+    uint32_t more_bytes = has_value ? sizeof out->value : event == KVMI_EVENT_PF ? sizeof(struct kvmi_event_pf_reply) : 0;
+    if (!kvmi_decode_answer(event, vcpu, payload, bytes, more_bytes, out))
         return false;
     if (has_value)
         kvmi_decode_value(payload, bytes, out);
-    return true;
+    return event != KVMI_EVENT_PF || kvmi_decode_access(payload, bytes, out);
 }
 
 const struct kvmi_dialect kvmi_dialect_libkvmi = { .letter = 'b',
