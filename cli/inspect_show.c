@@ -45,9 +45,9 @@ static bool parse(int argc, char **argv, const char *usage, int n_arguments, boo
 
 static json_t *vm_json(const struct vitrine_vm_info *i)
 {
-    return json_pack("{s:s#, s:I, s:I, s:s, s:I, s:I, s:I, s:b, s:f}", "name", i->name, strnlen(i->name, sizeof i->name), "pid", (json_int_t)i->pid, "number",
-                     (json_int_t)i->number, "engine", i->engine, "vcpus", (json_int_t)i->n_vcpus, "slots", (json_int_t)i->n_slots, "memory_bytes",
-                     (json_int_t)i->memory_bytes, "paused", (int)i->is_paused, "started", (double)i->started_ns / 1e9);
+    return json_pack("{s:s#, s:I, s:I, s:s, s:I, s:I, s:I, s:b, s:f, s:I}", "name", i->name, strnlen(i->name, sizeof i->name), "pid", (json_int_t)i->pid,
+                     "number", (json_int_t)i->number, "engine", i->engine, "vcpus", (json_int_t)i->n_vcpus, "slots", (json_int_t)i->n_slots, "memory_bytes",
+                     (json_int_t)i->memory_bytes, "paused", (int)i->is_paused, "started", (double)i->started_ns / 1e9, "views", (json_int_t)i->n_views);
 }
 
 int list_main(int argc, char **argv)
@@ -171,6 +171,8 @@ static void print_overview(const struct overview *o)
     time_text(o->vm.started_ns, when);
     printf("%s, pid %" PRIu32 ", %s since %s\nengine %s, %" PRIu32 " vCPUs, memory %s\n\n", o->vm.name, o->vm.pid,
            o->vm.is_paused ? "paused; exists" : "running", when, o->vm.engine, o->vm.n_vcpus, inspect_size(o->vm.memory_bytes, size));
+    if (o->vm.n_views)
+        printf("%" PRIu32 " views of memory, made by tools\n\n", o->vm.n_views);
     printf("%-5s %-18s %12s  %-14s %s\n", "SLOT", "GUEST-PHYSICAL", "SIZE", "AT", "");
     for (int i = 0; i < o->n_slots; i++) {
         const struct vitrine_slot *s = &o->slot[i];

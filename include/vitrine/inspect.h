@@ -33,6 +33,7 @@ struct vitrine_vm_info {
     uint32_t is_paused;            /* by vitrine_vm_pause; 0 or 1 */
     uint32_t n_clients;            /* connections of tools, this one too */
     uint64_t started_ns;           /* CLOCK_REALTIME of its creation */
+    uint32_t n_views, pad;         /* of guest memory, by tools: see vitrine_view_create */
 };
 
 #define VITRINE_SLOT_READONLY 1u
@@ -300,7 +301,7 @@ int vitrine_vm_endpoints(struct vitrine_vm *vm, struct vitrine_endpoint *out, un
 #define VITRINE_ON_MSR_WRITE (1u << 1)  /* [MSR; old, 0 if it cannot be read; new] */
 #define VITRINE_ON_MSR_READ (1u << 2)   /* [MSR] */
 #define VITRINE_ON_INT3 (1u << 3)       /* INT3 is about to call its handler */
-#define VITRINE_ON_ACCESS (1u << 4)     /* guest memory in one of the subscription's ranges: gva, gpa, bytes, access */
+#define VITRINE_ON_ACCESS (1u << 4)     /* guest memory in one of the subscription's ranges, or as a view denies it: gva, gpa, bytes, access [view] */
 #define VITRINE_ON_STEP (1u << 5)       /* before each instruction */
 #define VITRINE_ON_CPUID (1u << 6)      /* [leaf; -; subleaf] */
 #define VITRINE_ON_XSETBV (1u << 7)     /* [which; old; new] */
@@ -368,7 +369,8 @@ struct vitrine_subscription {
 /* What a vCPU is about to do, and its state before. */
 struct vitrine_event {
     uint32_t kind, index, access;
-    uint32_t bytes; /* of an access or port; else of the instruction, 0 if it is none */
+    /* Of an access or port; else of the instruction, 0 if it is none. Access 0: the rest, in a page that denies execution, of one that begins in another. */
+    uint32_t bytes;
     uint64_t old_value, value;
     uint64_t gva, gpa;
     uint32_t vcpu, cpl;
@@ -435,6 +437,53 @@ int vitrine_vm_reply(struct vitrine_vm *vm, const struct vitrine_event *event, c
  * it. VITRINE_ON_INJECTED tells what is really delivered. EBUSY: one is on its way already; EINVAL: there is no such vector.
  */
 int vitrine_vcpu_inject(struct vitrine_vm *vm, uint32_t vcpu, const struct vitrine_injection *what);
+
+/* ---- views ---- */
+
+/*
+ * A view is what guest memory looks like to the vCPUs that are in it: which accesses to which pages are denied, and which pages are the memory of others. A
+ * vCPU is in view 0 until it is switched. Addresses are guest-physical, as the guest's own tables give them; what the CPU reads of those tables is remapped
+ * too, but never denied. System management mode is outside of all views, and so are devices, the VMM and all functions of this header.
+ *
+ * A handle has views of its own beside view 0, which belongs to all: there denials add up. To a handle, a vCPU that is in another handle's view is in view 0.
+ * Everything that a handle has set ends with it: denials, remappings, its views, whose vCPUs are in view 0 then, and the pages that it added.
+ *
+ * A denied access is told to the handle as VITRINE_ON_ACCESS, which needs no subscription, with the view's number as index, and the vCPU waits for
+ * vitrine_vm_answer. VITRINE_CONTINUE lets that one access pass; so does a handle that goes.
+ *
+ * On return every vCPU goes by it. On failure nothing has changed. ENOENT: the handle has no such view; ENXIO: there is no such vCPU; EFAULT: there is no
+ * memory; EINVAL: not the address of a page.
+ */
+struct vitrine_page {
+    uint64_t gpa;
+    uint32_t access;    /* what is allowed: VITRINE_READ | VITRINE_WRITE | VITRINE_EXECUTE, in any combination */
+    uint32_t writeable; /* bit n: bytes 128 * n to 128 * n + 127 may be written; all bits are what VITRINE_WRITE stands for */
+};
+
+#define VITRINE_PAGES_MAX 65000u /* in one call; E2BIG */
+
+/* A number from 1 on. Everything is allowed in it. ENOSPC: too many. */
+int vitrine_view_create(struct vitrine_vm *vm);
+int vitrine_view_destroy(struct vitrine_vm *vm, unsigned view);
+/* Between two instructions. EBUSY: the vCPU is in another handle's view. */
+int vitrine_view_switch(struct vitrine_vm *vm, uint32_t vcpu, unsigned view);
+int vitrine_view_of(struct vitrine_vm *vm, uint32_t vcpu);
+/*
+ * All pages or none. The first goes by `access`: with VITRINE_WRITE all of the page is writeable; without it nothing, but what a call of the second left
+ * writeable of it before. The second goes by `writeable` alone.
+ */
+int vitrine_view_set_access(struct vitrine_vm *vm, unsigned view, const struct vitrine_page *page, unsigned n);
+int vitrine_view_set_writeable(struct vitrine_vm *vm, unsigned view, const struct vitrine_page *page, unsigned n);
+/* Fills in what this handle has set of each page. */
+int vitrine_view_get(struct vitrine_vm *vm, unsigned view, struct vitrine_page *page, unsigned n);
+/* In this view the page at gpa is the memory at target, as that is without views; target = gpa ends it. EBUSY: another handle has remapped it in view 0. */
+int vitrine_view_remap(struct vitrine_vm *vm, unsigned view, uint64_t gpa, uint64_t target);
+/*
+ * A page of zeroes where there was no memory, for the guest, its VMM and all tools. It ends when it is removed, when the handle ends, and when the VMM puts
+ * memory of its own there. EEXIST: there is memory; ENOSPC: too many. Removing ends what was remapped to it; ENOENT: it is not this handle's.
+ */
+int vitrine_page_add(struct vitrine_vm *vm, uint64_t gpa);
+int vitrine_page_remove(struct vitrine_vm *vm, uint64_t gpa);
 
 #ifdef __cplusplus
 }

@@ -49,6 +49,16 @@ enum control_call {
     CONTROL_ENDPOINTS,   /* control_vm -> vitrine_endpoint[] */
     CONTROL_RING,        /* control_vm -> nothing, and two fds: the memory in which this connection is told (introspect/ring.h), the socket that wakes it */
     CONTROL_INJECT,      /* control_vcpu, vitrine_injection; EINVAL, EBUSY */
+    CONTROL_VIEW_CREATE, /* control_vm -> control_view; ENOSPC */
+    CONTROL_VIEW_DELETE, /* control_view; ENOENT */
+    CONTROL_VIEW_SWITCH, /* control_view: a vCPU; ENOENT, ENXIO, EBUSY */
+    CONTROL_VIEW_OF,     /* control_view: a vCPU -> control_view; ENXIO */
+    CONTROL_VIEW_ACCESS, /* control_view, vitrine_page[]; ENOENT, EINVAL, EFAULT */
+    CONTROL_VIEW_PIECES, /* as access, by what is writeable */
+    CONTROL_VIEW_PAGES,  /* control_view, vitrine_page[] -> vitrine_page[]; ENOENT, EINVAL */
+    CONTROL_VIEW_REMAP,  /* control_view; ENOENT, EINVAL, EFAULT, EBUSY */
+    CONTROL_PAGE_ADD,    /* control_view; EINVAL, EEXIST, ENOSPC */
+    CONTROL_PAGE_REMOVE, /* control_view; ENOENT */
     CONTROL_CALLS
 };
 
@@ -97,6 +107,13 @@ struct control_subscription {
 struct control_answer {
     uint32_t number, vcpu;
     uint64_t question;
+};
+
+/* What the call is not about is 0. */
+struct control_view {
+    uint32_t number, vcpu;
+    uint32_t view, pad;
+    uint64_t gpa, target;
 };
 
 struct control_written {

@@ -316,3 +316,11 @@ int look_view_remap(struct look_listener *l, unsigned view, gpa_t gpa, gpa_t tar
     struct look_change c;
     return look_view_begin(l, view, &c) ? look_view_end(&c, remap(&c, gpa, target)) : -ESRCH;
 }
+
+gpa_t look_view_memory(struct vm *vm, unsigned view, gpa_t gpa)
+{
+    pthread_mutex_lock(&vm->watch.lock);
+    gpa = view_gpa(view_map_get(atomic_load(&vm->view.map[view]), gpa >> PAGE_SHIFT), gpa);
+    pthread_mutex_unlock(&vm->watch.lock);
+    return gpa;
+}

@@ -48,6 +48,9 @@ int look_view_get(struct look_listener *l, unsigned view, struct look_page *page
  */
 int look_view_remap(struct look_listener *l, unsigned view, gpa_t gpa, gpa_t target);
 
+/* Any thread: the address whose memory a vCPU in this view (vcpu.view, any listener's) sees at gpa. */
+gpa_t look_view_memory(struct vm *vm, unsigned view, gpa_t gpa);
+
 /*
  * A page of zeroes where no memory was, for the guest, the client and all tools, until the listener goes or the client puts memory of its own there. -EEXIST
  * there is memory, -ENOSPC too many, -ENOMEM. Removing: remappings to it end; -ENOENT it is not this listener's.

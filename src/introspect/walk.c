@@ -5,8 +5,9 @@
  */
 #include "introspect/walk.h"
 
-#include "core/vcpu.h"
+#include "core/view.h"
 #include "core/vm.h"
+#include "introspect/view.h"
 
 #define ENTRY_P 1ull
 #define ENTRY_W 2ull
@@ -23,7 +24,7 @@ struct table_format {
 
 void look_paging_of(const struct vcpu *v, struct look_paging *out)
 {
-    *out = (struct look_paging){ .cr0 = v->cpu.cr0, .cr3 = v->cpu.cr3, .cr4 = v->cpu.cr4, .efer = v->cpu.efer, .space = vcpu_space(v) };
+    *out = (struct look_paging){ .cr0 = v->cpu.cr0, .cr3 = v->cpu.cr3, .cr4 = v->cpu.cr4, .efer = v->cpu.efer, .space = vcpu_space(v), .view = view_of(v) };
     for (unsigned i = 0; i < 4; i++)
         out->pdpte[i] = v->cpu.pdpte[i];
 }
@@ -73,7 +74,7 @@ static bool read_entry(struct vm *vm, const struct look_paging *p, const struct 
     out->entry = 0;
     if (f->has_pdptes && level == 3)
         out->entry = p->pdpte[index & 3];
-    else if (vm_space_read(vm, p->space, table + (uint64_t)index * f->entry_bytes, &out->entry, f->entry_bytes))
+    else if (vm_space_read(vm, p->space, look_view_memory(vm, p->view, table + (uint64_t)index * f->entry_bytes), &out->entry, f->entry_bytes))
         out->result = WALK_NO_MEMORY;
     if (out->result == WALK_OK && !(out->entry & ENTRY_P))
         out->result = WALK_NOT_PRESENT;

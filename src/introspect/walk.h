@@ -16,6 +16,7 @@ enum look_walk_result { WALK_OK, WALK_NOT_CANONICAL, WALK_NOT_PRESENT, WALK_RESE
 struct look_paging {
     uint64_t cr0, cr3, cr4, efer, pdpte[4];
     unsigned space; /* core/memslot.h */
+    unsigned view;  /* core/view.h: tables are where it has them */
 };
 
 struct look_walk {

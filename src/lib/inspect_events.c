@@ -62,8 +62,7 @@ static struct inspect_ring *ring_make(const int fd[2])
     return r;
 }
 
-/* Before the first subscription: nothing is lost. */
-static int ring_open(struct vitrine_vm *vm)
+int inspect_ring_open(struct vitrine_vm *vm)
 {
     struct control_vm in = { .number = vm->number };
     int fd[CONTROL_FDS_MAX];
@@ -93,7 +92,7 @@ int vitrine_vm_subscribe(struct vitrine_vm *vm, const struct vitrine_subscriptio
         errno = ENOSPC;
         return -1;
     }
-    if (ring_open(vm))
+    if (inspect_ring_open(vm))
         return -1;
     ssize_t n = inspect_call(vm, CONTROL_SUBSCRIBE, &in, sizeof in, range, n_ranges * (uint32_t)sizeof *range, &out, sizeof out);
     if (n >= 0 && n != sizeof out) {

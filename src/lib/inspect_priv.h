@@ -16,7 +16,8 @@ struct vitrine_vm {
     struct inspect_ring *ring; /* NULL: it is told of no events */
 };
 
-/* inspect_events.c */
+/* inspect_events.c. Opening: before anything that may be told, so that nothing is lost. */
+int inspect_ring_open(struct vitrine_vm *vm);
 void inspect_ring_close(struct inspect_ring *r);
 
 /*

@@ -54,6 +54,17 @@ static uint32_t usual_bytes(unsigned call)
     case CONTROL_READ:
     case CONTROL_WRITE:
         return sizeof(struct control_memory);
+    case CONTROL_VIEW_DELETE:
+    case CONTROL_VIEW_SWITCH:
+    case CONTROL_VIEW_OF:
+    case CONTROL_VIEW_REMAP:
+    case CONTROL_PAGE_ADD:
+    case CONTROL_PAGE_REMOVE:
+        return sizeof(struct control_view);
+    case CONTROL_VIEW_ACCESS:
+    case CONTROL_VIEW_PIECES:
+    case CONTROL_VIEW_PAGES:
+        return sizeof(struct control_view) + 2 * sizeof(struct vitrine_page);
     default:
         return sizeof(struct control_vm);
     }
@@ -69,6 +80,17 @@ static void make_sensible(uint64_t *s, uint8_t *in, uint32_t bytes)
     if (bytes >= sizeof c + sizeof(struct vitrine_range)) {
         struct vitrine_range r = { .first = edges[batches_choose(s, 6)], .last = 0x1fff, .access = 1 + batches_choose(s, 7) };
         memcpy(in + sizeof c, &r, sizeof r);
+    }
+}
+
+/* A view and pages that there are, mostly. */
+static void make_sensible_view(uint64_t *s, uint8_t *in, uint32_t bytes)
+{
+    struct control_view v = { .view = batches_choose(s, 3), .gpa = batches_choose(s, 40) << 12, .target = batches_choose(s, 40) << 12 };
+    memcpy(in, &v, sizeof v);
+    for (uint32_t at = sizeof v; at + sizeof(struct vitrine_page) <= bytes; at += sizeof(struct vitrine_page)) {
+        struct vitrine_page p = { .gpa = batches_choose(s, 33) << 12, .access = batches_choose(s, 8), .writeable = (uint32_t)batches_random(s) };
+        memcpy(in + at, &p, sizeof p);
     }
 }
 
@@ -92,6 +114,8 @@ static void request(struct control_session *session, uint64_t *s, uint8_t *end, 
     uint32_t number = batches_choose(s, 16) ? 1 : (uint32_t)batches_random(s), vcpu = batches_choose(s, 4) ? 0 : (uint32_t)batches_random(s);
     if (head.call == CONTROL_SUBSCRIBE && head.bytes >= SUBSCRIBE_BYTES && batches_choose(s, 4))
         make_sensible(s, in, head.bytes);
+    if (head.call >= CONTROL_VIEW_DELETE && head.call <= CONTROL_PAGE_REMOVE && head.bytes >= sizeof(struct control_view) && batches_choose(s, 4))
+        make_sensible_view(s, in, head.bytes);
     if (head.bytes >= 8) {
         memcpy(in, &number, 4);
         if (head.call != CONTROL_READ)

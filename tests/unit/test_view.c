@@ -17,6 +17,7 @@
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "introspect/view.h"
+#include "introspect/walk.h"
 #include "tests/unit/watched.h"
 #include "transport/inproc.h"
 
@@ -347,6 +348,12 @@ static void test_walks(void **state)
     *(uint64_t *)(void *)(g.real.ram + DATA_AT) = 0x11;
     *(uint64_t *)(void *)(g.real.ram + OTHER_AT) = 0x22;
     assert_int_equal(look_view_switch(g.l, 0, view), 0);
+    struct look_paging paging;
+    struct look_walk walk;
+    look_paging_of(g.real.v, &paging);
+    look_walk(g.real.vm, &paging, 0x200000 + DATA_AT, &walk);
+    assert_int_equal(walk.result, WALK_OK);
+    assert_int_equal(walk.gpa, OTHER_AT);
     struct watch_record r;
     watched_start(&g);
     watched_expect(&g, &r, WATCH_ACCESS, view, 0, 0);

@@ -86,10 +86,21 @@ static const struct control_entry {
     [CONTROL_DETACH]    = { ABOUT_VM,      sizeof(struct control_vm),                                  true,  control_detach },
     [CONTROL_ENDPOINTS] = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_endpoints_call },
     [CONTROL_INJECT]    = { ABOUT_VCPU,    sizeof(struct control_vcpu) + sizeof(struct vitrine_injection), false, control_inject },
+    [CONTROL_VIEW_CREATE]    = { ABOUT_VM, sizeof(struct control_vm),                                  false, control_view_create },
+    [CONTROL_VIEW_DELETE]    = { ABOUT_VM, sizeof(struct control_view),                                false, control_view_destroy },
+    [CONTROL_VIEW_SWITCH]    = { ABOUT_VM, sizeof(struct control_view),                                false, control_view_switch },
+    [CONTROL_VIEW_OF]        = { ABOUT_VM, sizeof(struct control_view),                                false, control_view_of },
+    [CONTROL_VIEW_ACCESS]    = { ABOUT_VM, sizeof(struct control_view),                                true,  control_view_access },
+    [CONTROL_VIEW_PIECES]    = { ABOUT_VM, sizeof(struct control_view),                                true,  control_view_writeable },
+    [CONTROL_VIEW_PAGES]     = { ABOUT_VM, sizeof(struct control_view),                                true,  control_view_pages },
+    [CONTROL_VIEW_REMAP]     = { ABOUT_VM, sizeof(struct control_view),                                false, control_view_remap },
+    [CONTROL_PAGE_ADD]       = { ABOUT_VM, sizeof(struct control_view),                                false, control_page_add },
+    [CONTROL_PAGE_REMOVE]    = { ABOUT_VM, sizeof(struct control_view),                                false, control_page_remove },
 };
 /* clang-format on */
-_Static_assert(offsetof(struct control_subscription, number) == 0 && offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 &&
-                   offsetof(struct control_vcpu, number) == 0 && offsetof(struct control_memory, number) == 0 && offsetof(struct control_step, number) == 0 &&
+_Static_assert(offsetof(struct control_view, number) == 0 && offsetof(struct control_subscription, number) == 0 &&
+                   offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 &&
+                   offsetof(struct control_memory, number) == 0 && offsetof(struct control_step, number) == 0 &&
                    offsetof(struct control_step, vcpu) == offsetof(struct control_vcpu, vcpu),
                "requests about a VM begin with its number, those about a vCPU go on with its");
 

@@ -10,6 +10,7 @@
 
 #define CONTROL_SLOTS_MAX 2048u /* of a VM; more are not told */
 
+struct look_listener;
 struct vcpu;
 struct vm;
 
@@ -58,6 +59,8 @@ int control_ring(struct control_arg *a);
 int control_answer_call(struct control_arg *a);
 int control_inject(struct control_arg *a);
 void control_ears_close(struct control_session *s);
+/* The connection's listener at a->vm, made if there is none. */
+int control_ear_open(struct control_arg *a, struct look_listener **out);
 
 /* regs.c */
 int control_get_regs(struct control_arg *a);
@@ -83,6 +86,18 @@ int control_hold_call(struct control_arg *a);
 int control_release(struct control_arg *a);
 int control_step_call(struct control_arg *a);
 void control_holds_end(struct control_session *s);
+
+/* views.c */
+int control_view_create(struct control_arg *a);
+int control_view_destroy(struct control_arg *a);
+int control_view_switch(struct control_arg *a);
+int control_view_of(struct control_arg *a);
+int control_view_access(struct control_arg *a);
+int control_view_writeable(struct control_arg *a);
+int control_view_pages(struct control_arg *a);
+int control_view_remap(struct control_arg *a);
+int control_page_add(struct control_arg *a);
+int control_page_remove(struct control_arg *a);
 
 /* vms.c */
 int control_next_vm(struct control_arg *a);

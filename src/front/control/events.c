@@ -35,7 +35,7 @@ static struct look_listener *ear_find(const struct control_arg *a, uint32_t numb
     return NULL;
 }
 
-static int ear_open(struct control_arg *a, struct look_listener **out)
+int control_ear_open(struct control_arg *a, struct look_listener **out)
 {
     *out = ear_find(a, a->vm->number);
     if (*out)
@@ -92,7 +92,7 @@ int control_subscribe_call(struct control_arg *a)
     if (bytes % sizeof(struct vitrine_range) || (what.flags & ~FLAGS))
         return -EINVAL;
     struct look_listener *l;
-    int r = ear_open(a, &l);
+    int r = control_ear_open(a, &l);
     struct look_range *range = r || !n ? NULL : malloc(n * sizeof *range);
     if (!r && n && !range)
         r = -ENOMEM;
@@ -121,7 +121,7 @@ int control_unsubscribe(struct control_arg *a)
 int control_ring(struct control_arg *a)
 {
     struct look_listener *l;
-    int r = ear_open(a, &l), fd[2];
+    int r = control_ear_open(a, &l), fd[2];
     if (r || (r = look_listener_share(l, fd)))
         return r;
     memcpy(a->session->fd, fd, sizeof fd);

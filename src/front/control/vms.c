@@ -10,6 +10,7 @@
 #include "core/vm.h"
 #include "front/control/control_priv.h"
 #include "introspect/memory.h"
+#include "introspect/view.h"
 
 static uint64_t slots_bytes(struct vm *vm, uint32_t *n)
 {
@@ -42,6 +43,7 @@ int control_info(struct control_arg *a)
     info->memory_bytes = slots_bytes(a->vm, &info->n_slots);
     info->is_paused = atomic_load(&a->vm->is_paused);
     info->started_ns = a->vm->started_ns;
+    info->n_views = look_view_count(a->vm);
     a->out_bytes = sizeof *info;
     return 0;
 }
