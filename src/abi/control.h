@@ -59,6 +59,7 @@ enum control_call {
     CONTROL_VIEW_REMAP,  /* control_view; ENOENT, EINVAL, EFAULT, EBUSY */
     CONTROL_PAGE_ADD,    /* control_view; EINVAL, EEXIST, ENOSPC */
     CONTROL_PAGE_REMOVE, /* control_view; ENOENT */
+    CONTROL_ROOM,        /* control_vm: this connection has taken enough for vCPUs that wait for room */
     CONTROL_CALLS
 };
 

@@ -70,16 +70,17 @@ enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e)
 {
     struct watch_vcpu *w = &v->watch;
     pthread_mutex_lock(&v->vm->watch.lock);
-    atomic_fetch_add(&v->hold.count, 1); /* before anybody can see the question */
-    bool must_wait = (atomic_load(&v->vm->watch.kinds) & e->kind) && v->vm->watch.ops->raise(v, e, true);
-    if (must_wait) {
+    atomic_fetch_add(&v->hold.count, 1);        /* before anybody can see the question */
+    unsigned n_before = w->waits_for_room != 0; /* a single step has passed that hold by */
+    enum watch_raised raised = atomic_load(&v->vm->watch.kinds) & e->kind ? v->vm->watch.ops->raise(v, e, true) : WATCH_RAISED_TOLD;
+    unsigned n_now = (w->waits_for_room != 0) + (raised == WATCH_RAISED_ASKED);
+    atomic_fetch_sub(&v->hold.count, 1 + n_before - n_now);
+    if (raised == WATCH_RAISED_ASKED)
         w->reply.answer = WATCH_CONTINUE;
-    } else {
-        atomic_fetch_sub(&v->hold.count, 1);
+    else if (raised == WATCH_RAISED_TOLD)
         watch_grant_add(w, e, v->cpu.rip, false); /* told already, should the instruction start again */
-    }
     pthread_mutex_unlock(&v->vm->watch.lock);
-    return must_wait ? WATCH_WAIT : WATCH_GO;
+    return raised == WATCH_RAISED_TOLD ? WATCH_GO : WATCH_WAIT;
 }
 
 void watch_note(struct vcpu *v, const struct watch_event *e)
@@ -185,4 +186,14 @@ void watch_answer(struct vcpu *v, uint64_t mask, const struct watch_reply *reply
     w->waits_for &= ~mask;
     if (!w->waits_for)
         settle(v);
+}
+
+void watch_room(struct vcpu *v, uint64_t mask)
+{
+    struct watch_vcpu *w = &v->watch;
+    if (!(w->waits_for_room & mask))
+        return;
+    w->waits_for_room &= ~mask;
+    if (!w->waits_for_room)
+        hold_release_vcpu(v);
 }

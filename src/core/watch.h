@@ -134,7 +134,8 @@ struct watch_vcpu {
     bool is_denied;                                /* the instruction at denied_rip is to be skipped */
     bool is_delivery;                              /* the question came while an exception or interrupt was delivered, which is pending again */
     uint64_t denied_rip;
-    uint64_t waits_for; /* bit per listener: has not answered */
+    uint64_t waits_for;      /* bit per listener: has not answered */
+    uint64_t waits_for_room; /* has no room for what the vCPU has to tell, and must not lose it */
     struct {
         struct watch_event event;
         uint64_t rip, number;
@@ -158,15 +159,21 @@ struct watch_table {
     struct watch_ranges of[3]; /* read, write, execute */
 };
 
+enum watch_raised {
+    WATCH_RAISED_TOLD,
+    WATCH_RAISED_ASKED, /* somebody has to answer */
+    WATCH_RAISED_FULL   /* nobody was told: the instruction starts again when there is room */
+};
+
 /* What introspect fills in. */
 struct watch_ops {
     /* vCPU thread, state complete; general registers only. True: whoever wants it is told, and nobody has to answer. False: nothing was done. */
     bool (*tell)(struct vcpu *v, const struct watch_event *e);
     /*
-     * vCPU thread, state complete, vm.watch.lock held: tells those who want it. True if somebody has to answer; bits are in v->watch.waits_for. Without
-     * may_ask nobody has to.
+     * vCPU thread, state complete, vm.watch.lock held: tells those who want it, and asks. Bits are in v->watch.waits_for, waits_for_room. Without may_ask
+     * nobody is waited for.
      */
-    bool (*raise)(struct vcpu *v, const struct watch_event *e, bool may_ask);
+    enum watch_raised (*raise)(struct vcpu *v, const struct watch_event *e, bool may_ask);
     /* Nobody has a reference to the VM any more. */
     void (*end)(struct vm *vm);
 };
@@ -198,6 +205,9 @@ void watch_answer(struct vcpu *v, uint64_t mask, const struct watch_reply *reply
 
 /* What was given for this event of the instruction at work, or NULL. */
 const struct watch_reply *watch_gift_find(const struct vcpu *v, uint32_t kind, uint32_t index);
+
+/* vm.watch.lock held: those in `mask` have room again, or need none. */
+void watch_room(struct vcpu *v, uint64_t mask);
 
 /* Without an answer now, should the same be asked again before the instruction is over. General registers only. */
 void watch_grant_add(struct watch_vcpu *w, const struct watch_event *e, uint64_t rip, bool is_dropped);

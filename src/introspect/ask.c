@@ -29,6 +29,7 @@ static struct look_ring *ring_of(struct look_listener *l, const struct vcpu *v)
         return NULL;
     }
     r->shared = (struct ring_cpu *)(void *)at;
+    r->v = (struct vcpu *)(uintptr_t)v;
     r->next = l->rings;
     l->rings = l->ring[v->id] = r;
     l->head->cpu[l->n_rings] = (uint16_t)v->id;
@@ -67,9 +68,47 @@ static void put_question(struct look_ring *r, const struct vcpu *v, const struct
     atomic_store(&r->shared->turn, number * RING_STATES + RING_ASKED);
 }
 
-bool look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask)
+static bool must_not_lose(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e)
+{
+    for (const struct subscription *s = l->first; s; s = s->next)
+        if (s->filter.is_lossless && look_matches(s, v, e))
+            return true;
+    return false;
+}
+
+/* True: the vCPU has to wait for somebody's room, and nobody was told anything. */
+static bool wait_for_room(struct vcpu *v, const struct watch_event *e)
+{
+    uint64_t full = 0;
+    for (struct look_listener *l = v->vm->watch.listeners; l; l = l->next) {
+        struct look_ring *r = l->ring[v->id];
+        struct watch_event seen = look_seen_by(l, v, e);
+        if (!r || look_has_room(r) || !must_not_lose(l, v, &seen))
+            continue;
+        atomic_store(&r->shared->is_waiting, 1);
+        atomic_thread_fence(memory_order_seq_cst); /* against ring_has_waiting */
+        if (look_has_room(r))
+            atomic_store(&r->shared->is_waiting, 0);
+        else
+            full |= l->bit;
+    }
+    v->watch.waits_for_room = full;
+    return full;
+}
+
+void look_make_room(struct look_listener *l)
+{
+    for (struct look_ring *r = l->rings; r; r = r->next) {
+        atomic_store(&r->shared->is_waiting, 0);
+        watch_room(r->v, l->bit);
+    }
+}
+
+enum watch_raised look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask)
 {
     struct watch_vcpu *w = &v->watch;
+    if (may_ask && wait_for_room(v, e))
+        return WATCH_RAISED_FULL;
     uint64_t waits_for = 0, number = v->vm->watch.last_question + 1;
     for (struct look_listener *l = v->vm->watch.listeners; l; l = l->next) {
         bool is_asking;
@@ -96,7 +135,7 @@ bool look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask)
         w->asked.rip = v->cpu.rip;
         w->waits_for = waits_for;
     }
-    return waits_for;
+    return waits_for ? WATCH_RAISED_ASKED : WATCH_RAISED_TOLD;
 }
 
 /* ---- on the listener's thread ---- */
@@ -114,6 +153,23 @@ static void fall_asleep(struct look_listener *l)
         look_wake(l);
 }
 
+static void give_room(struct vm *vm, struct look_listener *l)
+{
+    pthread_mutex_lock(&vm->watch.lock);
+    look_make_room(l);
+    pthread_mutex_unlock(&vm->watch.lock);
+}
+
+int look_room(struct look_listener *l)
+{
+    struct vm *vm = look_vm_of(l);
+    if (!vm)
+        return -ESRCH;
+    give_room(vm, l);
+    vm_put(vm);
+    return 0;
+}
+
 unsigned look_listener_next(struct look_listener *l, struct watch_record *out, unsigned max, uint64_t *dropped)
 {
     struct vm *vm = look_vm_of(l);
@@ -123,6 +179,8 @@ unsigned look_listener_next(struct look_listener *l, struct watch_record *out, u
     }
     int n = ring_take(&l->reader, out, max);
     *dropped = ring_lost(&l->reader);
+    if (vm && ring_has_waiting(&l->reader))
+        give_room(vm, l);
     fall_asleep(l);
     if (vm)
         vm_put(vm);

@@ -390,6 +390,7 @@ static void leave(struct vm *vm, struct look_listener *l)
     pthread_mutex_lock(&vm->watch.lock);
     unlink_listener(vm, l);
     answer_all(vm, l->bit);
+    look_make_room(l);
     pthread_mutex_unlock(&vm->watch.lock);
     wait_told(vm);
     refresh(vm, free_subscriptions(l));

@@ -22,6 +22,7 @@ struct vm;
 struct look_filter {
     uint32_t kinds; /* WATCH_* */
     bool is_asking;
+    bool is_lossless; /* a vCPU with something to tell waits when there is no room, else what it has to tell is dropped */
     bool has_vcpu, has_cr3;
     uint32_t vcpu;
     uint32_t cpls;                    /* bit per privilege level; 0: all */
@@ -51,6 +52,8 @@ int look_listener_fd(const struct look_listener *l);
 /* Copies for a tool in another process: of the memory in which the listener is told (introspect/ring.h), and of its fd. From then on the tool takes what is
  * told, and look_listener_next is not called. -EMFILE. */
 int look_listener_share(struct look_listener *l, int fd[2]);
+/* The tool has taken enough for vCPUs that wait for room (ring_has_waiting). -ESRCH. */
+int look_room(struct look_listener *l);
 /* False: it has gone; look_listener_next still gives what was told before. */
 bool look_listener_has_vm(const struct look_listener *l);
 

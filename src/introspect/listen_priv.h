@@ -26,6 +26,7 @@ struct subscription {
 /* The vCPU's side of a ring. Its thread's. */
 struct look_ring {
     struct look_ring *next;
+    struct vcpu *v;
     struct ring_cpu *shared;
     uint64_t head, tail; /* as in shared; tail as it was when it was last looked at */
     uint64_t n_lost;
@@ -51,7 +52,9 @@ extern pthread_mutex_t look_end_lock;
 struct vm *look_vm_of(const struct look_listener *l);
 
 /* ask.c: watch_ops.raise */
-bool look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask);
+enum watch_raised look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask);
+/* watch.lock is held: vCPUs that wait for room of this listener's look again. */
+void look_make_room(struct look_listener *l);
 
 /* watch.change is held: pages are denied, or no more. */
 void look_kinds_changed(struct vm *vm);
@@ -63,6 +66,7 @@ struct watch_event look_seen_by(const struct look_listener *l, const struct vcpu
 /* All conditions but filter.is_wanted and those that count. */
 bool look_matches(const struct subscription *s, const struct vcpu *v, const struct watch_event *e);
 void look_fill(struct ring_record *r, const struct vcpu *v, const struct watch_event *e);
+bool look_has_room(struct look_ring *r);
 /* False: there is no room, and it is counted. */
 bool look_put(struct look_ring *r, const struct vcpu *v, const struct watch_event *e);
 void look_wake(const struct look_listener *l);

@@ -12,6 +12,7 @@
 #include "core/vm.h"
 #include "introspect/listen_priv.h"
 
+#define ROOM_LOOKS 200u /* some microseconds */
 #define CR3_ADDRESS 0x000ffffffffff000ull
 
 static bool is_in_ranges(const struct watch_table *t, const struct watch_event *e)
@@ -60,7 +61,7 @@ void look_fill(struct ring_record *r, const struct vcpu *v, const struct watch_e
 }
 
 /* What the tool says it has taken may be anything: then nothing more fits in. */
-static bool has_room(struct look_ring *r)
+bool look_has_room(struct look_ring *r)
 {
     if (r->head - r->tail < RING_SLOTS)
         return true;
@@ -71,7 +72,7 @@ static bool has_room(struct look_ring *r)
 bool look_put(struct look_ring *r, const struct vcpu *v, const struct watch_event *e)
 {
     uint64_t sequence = r->head + r->n_lost + 1;
-    if (!has_room(r)) {
+    if (!look_has_room(r)) {
         atomic_store_explicit(&r->shared->lost, ++r->n_lost, memory_order_relaxed);
         return false;
     }
@@ -103,9 +104,21 @@ static bool is_denied(const struct vcpu *v, const struct watch_event *e)
     return e->kind == WATCH_ACCESS && view_denies(view_find(v, e->gpa), e->access, e->gpa, e->bytes);
 }
 
+/* The tool may be at work. */
+static bool has_room_soon(struct look_ring *r, const struct vcpu *v)
+{
+    for (unsigned i = 0; i < ROOM_LOOKS && !atomic_load_explicit(&v->exit_req, memory_order_relaxed); i++) {
+        if (look_has_room(r))
+            return true;
+        _mm_pause();
+    }
+    return false;
+}
+
 /* Its ring, if the listener wants the event. False: that has to be looked at more closely. */
 static bool find_ring(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e, struct look_ring **out)
 {
+    bool is_lossless = false;
     *out = NULL;
     for (const struct subscription *s = __atomic_load_n(&l->first, __ATOMIC_ACQUIRE); s; s = __atomic_load_n(&s->next, __ATOMIC_ACQUIRE)) {
         if (!look_matches(s, v, e))
@@ -113,8 +126,9 @@ static bool find_ring(const struct look_listener *l, const struct vcpu *v, const
         *out = l->ring[v->id];
         if (!s->is_plain || !*out)
             return false;
+        is_lossless |= s->filter.is_lossless;
     }
-    return true;
+    return !is_lossless || look_has_room(*out) || has_room_soon(*out, v);
 }
 
 static bool tell(struct vcpu *v, const struct watch_event *e)

@@ -141,8 +141,11 @@ static int take_from_one(struct ring_seen *s, struct watch_record *out, unsigned
     int64_t n = count_records(s);
     if (n > max)
         n = max;
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
         take_one(s, &out[i], now);
+        if (i % 64 == 63) /* the vCPU may wait for it */
+            atomic_store_explicit(&s->cpu->tail, s->taken, memory_order_release);
+    }
     if (n > 0)
         atomic_store_explicit(&s->cpu->tail, s->taken, memory_order_release);
     return (int)n;
@@ -206,6 +209,17 @@ uint64_t ring_lost(const struct ring_reader *r)
     for (unsigned i = 0; i < r->n; i++)
         n += atomic_load(&r->seen[i].cpu->lost);
     return n;
+}
+
+bool ring_has_waiting(const struct ring_reader *r)
+{
+    atomic_thread_fence(memory_order_seq_cst); /* against look_wait_for_room */
+    for (unsigned i = 0; i < r->n; i++) {
+        const struct ring_seen *s = &r->seen[i];
+        if (atomic_load(&s->cpu->is_waiting) && atomic_load(&s->cpu->head) - s->taken <= RING_SLOTS / 2)
+            return true;
+    }
+    return false;
 }
 
 /* ---- sleeping ---- */

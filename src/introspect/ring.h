@@ -37,6 +37,8 @@ struct ring_cpu {
     _Atomic uint64_t lost;               /* not written: there was no room */
     /* The tool's. */
     _Alignas(128) _Atomic uint64_t tail; /* records taken */
+    /* The VM's: the vCPU waits for room. */
+    _Alignas(128) _Atomic uint32_t is_waiting;
     /* Of both. */
     _Alignas(128) _Atomic uint64_t turn;
     _Alignas(128) struct ring_record question;
@@ -89,6 +91,8 @@ int ring_take(struct ring_reader *r, struct watch_record *out, unsigned max);
 bool ring_is_empty(const struct ring_reader *r);
 /* The last event, WATCH_END, if it was not taken before: where the other side went without a word. */
 bool ring_take_end(struct ring_reader *r, struct watch_record *out);
+/* After taking: a vCPU waits for the room that there is now, and has to be told (look_make_room). */
+bool ring_has_waiting(const struct ring_reader *r);
 uint64_t ring_lost(const struct ring_reader *r);
 /* Before sleeping: true if whoever tells something from now on wakes the reader; false if there is something already. */
 bool ring_fall_asleep(struct ring_reader *r, bool (*barrier)(void));

@@ -171,6 +171,13 @@ static int wait_next(struct inspect_ring *r, struct watch_record *out, unsigned 
     }
 }
 
+/* A VM that has gone needs none. */
+static void tell_room(struct vitrine_vm *vm)
+{
+    struct control_vm in = { .number = vm->number };
+    inspect_call(vm, CONTROL_ROOM, &in, sizeof in, NULL, 0, NULL, 0);
+}
+
 int vitrine_vm_next_events(struct vitrine_vm *vm, struct vitrine_event *out, unsigned n, int timeout_ms, uint64_t *dropped)
 {
     if (!vm->ring || !n) {
@@ -182,6 +189,8 @@ int vitrine_vm_next_events(struct vitrine_vm *vm, struct vitrine_event *out, uns
         errno = -count;
         return -1;
     }
+    if (ring_has_waiting(&vm->ring->reader))
+        tell_room(vm);
     if (dropped)
         *dropped = ring_lost(&vm->ring->reader);
     return count;

@@ -72,6 +72,7 @@ static const struct control_entry {
     [CONTROL_UNSUBSCRIBE] = { ABOUT_VM,    sizeof(struct control_subscription),                        false, control_unsubscribe },
     [CONTROL_ANSWER]    = { ABOUT_VM,      sizeof(struct control_answer) + sizeof(struct vitrine_reply), false, control_answer_call },
     [CONTROL_RING]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_ring },
+    [CONTROL_ROOM]      = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_room },
     [CONTROL_SHARE]     = { ABOUT_VM,      sizeof(struct control_vm),                                  false, control_share },
     [CONTROL_CPU_PAUSE]   = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_pause_vcpu },
     [CONTROL_CPU_RESUME]  = { ABOUT_VCPU, sizeof(struct control_vcpu),                                false, control_resume_vcpu },

@@ -56,6 +56,7 @@ int control_endpoints_call(struct control_arg *a);
 int control_subscribe_call(struct control_arg *a);
 int control_unsubscribe(struct control_arg *a);
 int control_ring(struct control_arg *a);
+int control_room(struct control_arg *a);
 int control_answer_call(struct control_arg *a);
 int control_inject(struct control_arg *a);
 void control_ears_close(struct control_session *s);

@@ -25,7 +25,7 @@ _Static_assert((int)VITRINE_FLUSH_PARAVIRTUAL == (int)WATCH_FLUSH_PARAVIRTUAL &&
                    (int)VITRINE_VCPU_HALTS == (int)WATCH_VCPU_HALTED && (int)VITRINE_VCPU_STARTED == (int)WATCH_VCPU_STARTED,
                "the same indexes");
 
-#define FLAGS (VITRINE_SUBSCRIBE_ASK | VITRINE_SUBSCRIBE_VCPU | VITRINE_SUBSCRIBE_CR3 | VITRINE_SUBSCRIBE_RIP)
+#define FLAGS (VITRINE_SUBSCRIBE_ASK | VITRINE_SUBSCRIBE_LOSSLESS | VITRINE_SUBSCRIBE_VCPU | VITRINE_SUBSCRIBE_CR3 | VITRINE_SUBSCRIBE_RIP)
 
 static struct look_listener *ear_find(const struct control_arg *a, uint32_t number)
 {
@@ -67,6 +67,7 @@ static struct look_filter filter_of(const struct vitrine_subscription *s)
 {
     return (struct look_filter){ .kinds = s->kinds,
                                  .is_asking = s->flags & VITRINE_SUBSCRIBE_ASK,
+                                 .is_lossless = s->flags & VITRINE_SUBSCRIBE_LOSSLESS,
                                  .has_vcpu = s->flags & VITRINE_SUBSCRIBE_VCPU,
                                  .has_cr3 = s->flags & VITRINE_SUBSCRIBE_CR3,
                                  .vcpu = s->vcpu,
@@ -127,6 +128,12 @@ int control_ring(struct control_arg *a)
     memcpy(a->session->fd, fd, sizeof fd);
     a->session->n_fds = 2;
     return 0;
+}
+
+int control_room(struct control_arg *a)
+{
+    struct look_listener *l = ear_find(a, a->vm->number);
+    return l ? look_room(l) : -EINVAL;
 }
 
 /* ---- answers ---- */
