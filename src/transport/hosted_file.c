@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A hosted client's calls on the node, on our fds, and on /proc/self/exe, which is the host's to the kernel. As transport/preload.c does it for the C library's
- * functions. The is_ours functions run with the client's FS, all others in the host. No lock; the registry has its own.
+ * A hosted client's calls on the nodes, on our fds, and on /proc/self/exe, which is the host's to the kernel. As transport/preload.c does it for the C
+ * library's functions. The is_ours functions run with the client's FS, all others in the host. No lock; the registry has its own.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -15,9 +15,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "abi/memflow.h"
 #include "base/guard.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
+#include "front/memflow/memflow.h"
 #include "transport/hosted.h"
 #include "transport/inproc.h"
 #include "transport/node.h"
@@ -54,13 +56,21 @@ static long result(int r)
 
 /* ---- paths ---- */
 
-enum path { PATH_OTHER, PATH_NODE, PATH_SELF };
+enum path { PATH_OTHER, PATH_SELF, PATH_NODE /* and so on, as nodes[] */ };
 
 static enum path path_of(greg_t at)
 {
-    if (hosted_string_is((uint64_t)at, nodes[NODE_KVM].path))
-        return PATH_NODE;
+    for (unsigned n = 0; n < NODES; n++)
+        if (hosted_string_is((uint64_t)at, nodes[n].path))
+            return PATH_NODE + n;
     return *program && (hosted_string_is((uint64_t)at, "/proc/self/exe") || hosted_string_is((uint64_t)at, "/proc/thread-self/exe")) ? PATH_SELF : PATH_OTHER;
+}
+
+/* NULL: it is none. */
+static const struct node *node_of(greg_t at)
+{
+    enum path path = path_of(at);
+    return path >= PATH_NODE ? &nodes[path - PATH_NODE] : NULL;
 }
 
 static bool has_path(const greg_t *g)
@@ -81,45 +91,59 @@ static long on_program(const greg_t *g, unsigned path_argument)
     return hosted_syscall((long)g[REG_RAX], first, second, (uint64_t)g[REG_RDX], (uint64_t)g[REG_R10], (uint64_t)g[REG_R8], (uint64_t)g[REG_R9]);
 }
 
+/* An fd of memflow's is the kernel's to all calls but ioctl. Set and never cleared: from then on every ioctl is looked at. */
+static _Atomic bool has_memflow;
+
+static long open_node(const struct node *node, int flags)
+{
+    if (node == &nodes[NODE_MEMFLOW])
+        atomic_store(&has_memflow, true);
+    return node_open(node, flags);
+}
+
 static long call_open(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RDI]) == PATH_NODE ? node_open(&nodes[NODE_KVM], (int)g[REG_RSI]) : on_program(g, 0);
+    const struct node *node = node_of(g[REG_RDI]);
+    return node ? open_node(node, (int)g[REG_RSI]) : on_program(g, 0);
 }
 
 static long call_openat(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RSI]) == PATH_NODE ? node_open(&nodes[NODE_KVM], (int)g[REG_RDX]) : on_program(g, 1);
+    const struct node *node = node_of(g[REG_RSI]);
+    return node ? open_node(node, (int)g[REG_RDX]) : on_program(g, 1);
 }
 
 static long call_openat2(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
+    const struct node *node = node_of(g[REG_RSI]);
     uint64_t flags;
     (void)t;
-    if (path_of(g[REG_RSI]) != PATH_NODE)
+    if (!node)
         return on_program(g, 1);
     if ((uint64_t)g[REG_R10] < sizeof(struct open_how))
         return -EINVAL;
-    return guard_copy(&flags, pointer(g[REG_RDX]), sizeof flags) ? -EFAULT : node_open(&nodes[NODE_KVM], (int)flags);
+    return guard_copy(&flags, pointer(g[REG_RDX]), sizeof flags) ? -EFAULT : open_node(node, (int)flags);
 }
 
-static long give_stat(greg_t to)
+static long give_stat(const struct node *node, greg_t to)
 {
     struct stat st;
-    node_fill_stat(&nodes[NODE_KVM], &st);
+    node_fill_stat(node, &st);
     return guard_copy(pointer(to), &st, sizeof st) ? -EFAULT : 0;
 }
 
 static long call_stat(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
+    const struct node *node = node_of(g[REG_RDI]);
     (void)t;
-    if (path_of(g[REG_RDI]) == PATH_NODE)
-        return give_stat(g[REG_RSI]);
+    if (node)
+        return give_stat(node, g[REG_RSI]);
     return g[REG_RAX] == SYS_lstat ? HOSTED_PASS : on_program(g, 0);
 }
 
@@ -127,14 +151,14 @@ static long call_access(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RDI]) == PATH_NODE ? node_check_access((int)g[REG_RSI]) : on_program(g, 0);
+    return node_of(g[REG_RDI]) ? node_check_access((int)g[REG_RSI]) : on_program(g, 0);
 }
 
 static long call_faccessat(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RSI]) == PATH_NODE ? node_check_access((int)g[REG_RDX]) : on_program(g, 1);
+    return node_of(g[REG_RSI]) ? node_check_access((int)g[REG_RDX]) : on_program(g, 1);
 }
 
 static long give_program(greg_t to, uint64_t bytes)
@@ -151,14 +175,14 @@ static long call_readlink(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RDI]) == PATH_NODE ? -EINVAL : give_program(g[REG_RSI], (uint64_t)g[REG_RDX]);
+    return node_of(g[REG_RDI]) ? -EINVAL : give_program(g[REG_RSI], (uint64_t)g[REG_RDX]);
 }
 
 static long call_readlinkat(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return path_of(g[REG_RSI]) == PATH_NODE ? -EINVAL : give_program(g[REG_RDX], (uint64_t)g[REG_R10]);
+    return node_of(g[REG_RSI]) ? -EINVAL : give_program(g[REG_RDX], (uint64_t)g[REG_R10]);
 }
 
 /* ---- fds ---- */
@@ -181,7 +205,7 @@ static long call_fstat(struct hosted *t, ucontext_t *uc)
 {
     const greg_t *g = uc->uc_mcontext.gregs;
     (void)t;
-    return is_device(fd_of(g[REG_RDI])) ? give_stat(g[REG_RSI]) : HOSTED_PASS;
+    return is_device(fd_of(g[REG_RDI])) ? give_stat(&nodes[NODE_KVM], g[REG_RSI]) : HOSTED_PASS;
 }
 
 static bool is_empty_path(greg_t path, greg_t flags)
@@ -199,8 +223,10 @@ static long call_newfstatat(struct hosted *t, ucontext_t *uc)
     const greg_t *g = uc->uc_mcontext.gregs;
     enum path path = path_of(g[REG_RSI]);
     (void)t;
-    if (path == PATH_NODE || (path == PATH_OTHER && is_device(fd_of(g[REG_RDI]))))
-        return give_stat(g[REG_RDX]);
+    if (path >= PATH_NODE)
+        return give_stat(&nodes[path - PATH_NODE], g[REG_RDX]);
+    if (path == PATH_OTHER && is_device(fd_of(g[REG_RDI])))
+        return give_stat(&nodes[NODE_KVM], g[REG_RDX]);
     return path == PATH_SELF && !(g[REG_R10] & AT_SYMLINK_NOFOLLOW) ? on_program(g, 1) : HOSTED_PASS;
 }
 
@@ -219,14 +245,24 @@ static long call_statx(struct hosted *t, ucontext_t *uc)
         return g[REG_RDX] & AT_SYMLINK_NOFOLLOW ? HOSTED_PASS : on_program(g, 1);
     if (path == PATH_OTHER && !is_device(fd_of(g[REG_RDI])))
         return HOSTED_PASS;
-    node_fill_statx(&nodes[NODE_KVM], &sx);
+    node_fill_statx(&nodes[path >= PATH_NODE ? path - PATH_NODE : NODE_KVM], &sx);
     return guard_copy(pointer(g[REG_R8]), &sx, sizeof sx) ? -EFAULT : 0;
 }
 
-/* An fd that came to us unseen, such as over a socket, is found when its request is one of KVM's. */
+/* An fd that came to us unseen, such as over a socket, is found when its request is one of KVM's or memflow's. */
 static bool is_ioctl_ours(const greg_t *g)
 {
-    return has_fd(g) || _IOC_TYPE((unsigned)g[REG_RSI]) == KVMIO;
+    unsigned type = _IOC_TYPE((unsigned)g[REG_RSI]);
+    return has_fd(g) || type == KVMIO || type == MEMFLOW_TYPE || atomic_load(&has_memflow);
+}
+
+/* What the kernel knows of an fd of ours it is asked for, as in transport/preload.c. */
+static long ioctl_memflow(const greg_t *g)
+{
+    if (!memflow_is_fd(fd_of(g[REG_RDI])))
+        return HOSTED_PASS;
+    long r = hosted_syscall(SYS_ioctl, (uint64_t)g[REG_RDI], (uint64_t)g[REG_RSI], (uint64_t)g[REG_RDX], 0, 0, 0);
+    return r == -ENOTTY ? memflow_ioctl(fd_of(g[REG_RDI]), (unsigned)g[REG_RSI], (unsigned long)g[REG_RDX]) : r;
 }
 
 static uint64_t change_mask(uint64_t mask)
@@ -250,7 +286,7 @@ static long call_ioctl(struct hosted *t, ucontext_t *uc)
     int error = errno;
     if (is_run)
         change_mask(kept);
-    return !is_found ? HOSTED_PASS : r < 0 ? -error : r;
+    return !is_found ? ioctl_memflow(g) : r < 0 ? -error : r;
 }
 
 static long call_close(struct hosted *t, ucontext_t *uc)

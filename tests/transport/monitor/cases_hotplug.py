@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Memory that comes and goes: the balloon, hot-plugged memory; and CPUs that come while the guest runs."""
+import os
 import re
+import subprocess
 
-from machine import Wrong, report, until
+from machine import SECONDS, Wrong, report, until
 
 MIB = 1 << 20
 
@@ -45,11 +47,32 @@ def balloon(setting, name):
         report(not wrong, name + ": the guest's own memory stays right", wrong)
 
 
+def reader(setting, m, task):
+    """tests/transport/reader.c on the machine's memory, by /dev/memflow."""
+    command = [setting.run[0], "run", "--", os.path.join(setting.build, "tests/transport/reader"), task, str(m.child.pid)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def mapping_reader(setting, m, name):
+    """One that has mapped all memory that there is now, and waits."""
+    r = reader(setting, m, "stay")
+    said = r.stdout.readline()
+    report(said == "mapped\n", name, said)
+    return r
+
+
+def end_reader(r, name):
+    """It goes through all that it has mapped, and writes."""
+    said = r.communicate("", timeout=SECONDS)[0]
+    report(r.returncode == 0 and "read " in said, name, "status %s, %r" % (r.returncode, said))
+
+
 def memory(setting, name):
     with setting.linux(2, "-m", "256,slots=4,maxmem=2G", append="memhp_default_state=online") as m:
         m.ready()
         m.ask("load 2 4 19")
         before = free_kib(m)
+        early = mapping_reader(setting, m, name + ": a reader maps it before")
         for n in (1, 2):
             m.call("object-add", **{"qom-type": "memory-backend-ram", "id": "mem%d" % n, "size": 256 * MIB})
             m.call("device_add", driver="pc-dimm", id="dimm%d" % n, memdev="mem%d" % n)
@@ -57,11 +80,17 @@ def memory(setting, name):
         report(True, name + ": the guest takes it")
         fill(m, 20)
         report(True, name + ": and fills it and reads it back")
+        late = mapping_reader(setting, m, name + ": another one when there is more")
+        sizes = [int(n) for n in re.findall(r"^slot \S+ (\d+)", reader(setting, m, "map").communicate(timeout=SECONDS)[0], re.M)]
+        report(sum(sizes) >= 768 * MIB, name + ": the later one has the new memory too", str(sizes))
         mark = m.mark()
         m.call("device_del", id="dimm2")
         m.event("DEVICE_DELETED", mark)
         m.call("object-del", id="mem2")
         report(m.lives(), name + ": and gives a part back")
+        end_reader(late, name + ": a part of what is mapped goes: no reader is hurt")
+        end_reader(early, name + ": nor by what came later")
+        report(m.lives(), name + ": nor the machine by readers")
         wrong = m.halt()
         report(not wrong, name + ": the guest's own memory stays right", wrong)
 
