@@ -172,6 +172,7 @@ int hold_step(struct vcpu *v, uint32_t n, unsigned timeout_ms)
         return -EBUSY;
     if (n > HOLD_STEPS_MAX)
         n = HOLD_STEPS_MAX;
+    hold_quiet(v);
     atomic_store(&v->hold.steps, n);
     vcpu_request(v, VREQ_HOLD);
     pthread_mutex_lock(&v->hold.mutex);
@@ -180,6 +181,7 @@ int hold_step(struct vcpu *v, uint32_t n, unsigned timeout_ms)
     pthread_mutex_unlock(&v->hold.mutex);
     uint32_t left = atomic_exchange(&v->hold.steps, 0);
     hold_call(v, stand_still, NULL);
+    hold_loud(v);
     atomic_store(&v->hold.is_stepped, false);
     return (int)(n - left);
 }

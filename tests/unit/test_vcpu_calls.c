@@ -206,6 +206,25 @@ static void test_step_halted(void **state)
         usleep(100);
 }
 
+/* An exception is no interrupt: it comes before the instruction that would be next. */
+static void test_step_exception(void **state)
+{
+    (void)state;
+    const struct vitrine_injection fault = { .vector = 6 };
+    const uint16_t handler = NMI_HANDLER_AT;
+    memcpy(guest.ram + 4 * fault.vector, &handler, sizeof handler);
+    assert_int_equal(vitrine_vcpu_pause(vm, 0), 0);
+    uint64_t before = rip_now();
+    assert_int_equal(vitrine_vcpu_inject(vm, 0, &fault), 0);
+    assert_int_equal(vitrine_vcpu_step(vm, 0, 1, -1), 1);
+    assert_int_equal(rip_now(), NMI_HANDLER_AT + 4);
+    assert_int_equal(word(NMIS_AT), 1);
+    assert_int_equal(vitrine_vcpu_step(vm, 0, 1, -1), 1);
+    assert_int_equal(rip_now(), before);
+    assert_int_equal(vitrine_vcpu_resume(vm, 0), 0);
+    wait_moving();
+}
+
 /* A tool that has to answer comes first. */
 static void test_step_asked(void **state)
 {
@@ -334,10 +353,11 @@ static void test_linear(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_pause, set_up, tear_down),      cmocka_unit_test_setup_teardown(test_hold, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_step, set_up, tear_down),       cmocka_unit_test_setup_teardown(test_step_halted, set_up_halt, tear_down),
-        cmocka_unit_test_setup_teardown(test_step_asked, set_up, tear_down), cmocka_unit_test_setup_teardown(test_msrs, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_xsave, set_up, tear_down),      cmocka_unit_test_setup_teardown(test_linear, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_pause, set_up, tear_down),          cmocka_unit_test_setup_teardown(test_hold, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_step, set_up, tear_down),           cmocka_unit_test_setup_teardown(test_step_halted, set_up_halt, tear_down),
+        cmocka_unit_test_setup_teardown(test_step_exception, set_up, tear_down), cmocka_unit_test_setup_teardown(test_step_asked, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_msrs, set_up, tear_down),           cmocka_unit_test_setup_teardown(test_xsave, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_linear, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -208,8 +208,7 @@ enum step event_hold(struct soft_vcpu *sv)
     hold_work_off(v);
     if ((atomic_load(&v->requests) & VREQ_EXIT) || vcpu_signal_pending(v) || (hold_is_held(v) && vcpu_block(v)))
         return exit_with(sv, EXIT_INTR);
-    if (!hold_is_stepping(v) || atomic_load(&v->mp_state) != MP_RUNNABLE)
-        atomic_store(&v->exit_req, 1); /* what came meanwhile is still in the requests */
+    atomic_store(&v->exit_req, 1); /* what came meanwhile is still in the requests */
     return STEP_NEXT;
 }
 

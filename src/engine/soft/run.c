@@ -297,7 +297,7 @@ static int run_loop(struct soft_vcpu *sv)
     atomic_store(&v->exit_req, 1); /* look at everything once */
     for (;;) {
         enum step s;
-        bool is_held = hold_is_held(v), is_stepping = hold_is_stepping(v) && atomic_load(&v->mp_state) == MP_RUNNABLE;
+        bool is_held = hold_is_held(v), is_stepped = hold_is_stepping(v);
         if (watch_has_pages(sv) != !!(sv->key & KEY_WATCHED))
             mode_update(sv);
         if (has_replay(v) && !is_held) {
@@ -305,9 +305,9 @@ static int run_loop(struct soft_vcpu *sv)
         } else if (is_held || atomic_load(&v->exit_req)) {
             fp_put(sv);
             guest_mode_leave(sv);
-            s = is_held || is_stepping ? event_hold(sv) : event_requests(sv);
+            s = is_held ? event_hold(sv) : event_requests(sv);
             guest_mode_enter(sv);
-        } else if (sv->is_stepping || is_stepping || v->cpu.interrupt_shadow || watch_is_on(sv, WATCH_STEP)) {
+        } else if (sv->is_stepping || is_stepped || v->cpu.interrupt_shadow || watch_is_on(sv, WATCH_STEP)) {
             s = step_one(sv, NULL);
         } else {
             s = run_block(sv);
