@@ -64,25 +64,25 @@ static bool is_step_begun(const struct watch_vcpu *watch, uint64_t rip)
     return false;
 }
 
-static bool is_delivery_wanted(struct kvmi_wants *w, const struct vcpu *v, uint32_t kind)
+static void note_interrupt(struct kvmi_wants *w, const struct vcpu *v)
 {
-    if (atomic_load(&w->is_stepped) && kind == WATCH_INTERRUPT) {
-        w->is_step_interrupted = w->is_step_fresh || is_step_begun(&v->watch, v->cpu.rip);
-        w->is_step_fresh = false;
-    }
-    return atomic_exchange(&w->is_injected, false);
+    if (!atomic_load(&w->is_stepped))
+        return;
+    w->is_step_interrupted = w->is_step_fresh || is_step_begun(&v->watch, v->cpu.rip);
+    w->is_step_fresh = false;
 }
 
 static bool is_wanted(void *session, const struct vcpu *v, const struct watch_event *e)
 {
-    struct kvmi_wants *w = &((struct kvmi_session *)session)->wants[v->id];
+    struct kvmi_session *s = session;
+    struct kvmi_wants *w = &s->wants[v->id];
     uint32_t events = atomic_load(&w->events);
     const _Atomic uint32_t *word;
     switch (e->kind) {
     case WATCH_CR:
         return (events & BIT(CR)) && (atomic_load(&w->control_registers) >> e->index & 1) && is_change(e);
     case WATCH_MSR_WRITE:
-        return (events & BIT(MSR)) && (word = msr_word(w, e->index)) && (atomic_load(word) >> e->index % 32 & 1);
+        return (events & BIT(MSR)) && (word = msr_word(w, e->index)) && (atomic_load(word) >> e->index % 32 & 1) && e->value != e->old_value;
     case WATCH_XSETBV:
         return events & BIT(XSETBV);
     case WATCH_INT3:
@@ -95,9 +95,13 @@ static bool is_wanted(void *session, const struct vcpu *v, const struct watch_ev
         return events & BIT(CPUID);
     case WATCH_STEP:
         return atomic_load(&w->is_stepped) && is_step_over(w, v->cpu.rip) && (events & BIT(SINGLESTEP));
-    case WATCH_EXCEPTION:
     case WATCH_INTERRUPT:
-        return is_delivery_wanted(w, v, e->kind);
+        note_interrupt(w, v);
+        return false;
+    case WATCH_INJECTED: /* by this tool */
+        return atomic_exchange(&w->is_injected, false) && (events & BIT(TRAP));
+    case WATCH_VCPU:
+        return e->index == WATCH_VCPU_CREATED && atomic_load(&s->wants_new_vcpus);
     default:
         return false;
     }
@@ -114,11 +118,8 @@ static uint32_t kinds_of(const struct kvmi_wants *w)
 {
     static const struct {
         uint32_t event, kind;
-    } plain[] = { { BIT(XSETBV), WATCH_XSETBV },
-                  { BIT(BREAKPOINT), WATCH_INT3 },
-                  { BIT(HYPERCALL), WATCH_HYPERCALL },
-                  { BIT(DESCRIPTOR), WATCH_TABLE },
-                  { BIT(CPUID), WATCH_CPUID } };
+    } plain[] = { { BIT(XSETBV), WATCH_XSETBV }, { BIT(BREAKPOINT), WATCH_INT3 },  { BIT(HYPERCALL), WATCH_HYPERCALL },
+                  { BIT(TRAP), WATCH_INJECTED }, { BIT(DESCRIPTOR), WATCH_TABLE }, { BIT(CPUID), WATCH_CPUID } };
     uint32_t events = atomic_load(&w->events), kinds = 0;
     for (unsigned i = 0; i < sizeof plain / sizeof *plain; i++)
         kinds |= events & plain[i].event ? plain[i].kind : 0;
@@ -128,8 +129,6 @@ static uint32_t kinds_of(const struct kvmi_wants *w)
         kinds |= WATCH_MSR_WRITE;
     if (is_stepping(w))
         kinds |= WATCH_STEP | WATCH_INTERRUPT;
-    if (w->is_injecting)
-        kinds |= WATCH_EXCEPTION | WATCH_INTERRUPT;
     return kinds;
 }
 
@@ -149,9 +148,9 @@ static int subscribe(struct kvmi_session *s, struct vm *vm, uint32_t kinds)
 }
 
 /* The new one first: nothing is missed between the two. */
-static int follow(struct kvmi_session *s, struct vm *vm)
+int kvmi_follow(struct kvmi_session *s, struct vm *vm)
 {
-    uint32_t kinds = 0;
+    uint32_t kinds = atomic_load(&s->wants_new_vcpus) ? WATCH_VCPU : 0;
     for (unsigned i = 0; i < s->n_cpus; i++)
         kinds |= kinds_of(&s->wants[s->cpu[i].id]);
     if (kinds == s->kinds)
@@ -197,7 +196,7 @@ int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable
     if (!kvmi_allows_event(a->session, event))
         return -EPERM;
     uint32_t before = enable ? atomic_fetch_or(&w->events, 1u << event) : atomic_fetch_and(&w->events, ~(1u << event));
-    int r = follow(a->session, a->vm);
+    int r = kvmi_follow(a->session, a->vm);
     if (r)
         atomic_store(&w->events, before);
     set_quiet(w, a->vcpu, is_stepping(w));
@@ -206,14 +205,20 @@ int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable
 
 int kvmi_control_vm_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable)
 {
+    struct kvmi_session *s = a->session;
     if (event != KVMI_EVENT_UNHOOK && event != KVMI_EVENT_CREATE_VCPU)
         return -EINVAL;
-    if (event == KVMI_EVENT_CREATE_VCPU)
-        return -EOPNOTSUPP;
-    if (!kvmi_allows_event(a->session, event))
+    if (!kvmi_allows_event(s, event))
         return -EPERM;
-    a->session->wants_unhook = enable;
-    return 0;
+    if (event == KVMI_EVENT_UNHOOK) {
+        s->wants_unhook = enable;
+        return 0;
+    }
+    bool before = atomic_exchange(&s->wants_new_vcpus, enable);
+    int r = kvmi_follow(s, a->vm);
+    if (r)
+        atomic_store(&s->wants_new_vcpus, before);
+    return r;
 }
 
 int kvmi_control_register(struct kvmi_arg *a, uint32_t cr, bool enable)
@@ -222,7 +227,7 @@ int kvmi_control_register(struct kvmi_arg *a, uint32_t cr, bool enable)
     if (cr != 0 && cr != 3 && cr != 4)
         return -EINVAL;
     uint32_t before = enable ? atomic_fetch_or(&w->control_registers, 1u << cr) : atomic_fetch_and(&w->control_registers, ~(1u << cr));
-    int r = follow(a->session, a->vm);
+    int r = kvmi_follow(a->session, a->vm);
     if (r)
         atomic_store(&w->control_registers, before);
     return r;
@@ -245,7 +250,7 @@ int kvmi_control_msr(struct kvmi_arg *a, uint32_t msr, bool enable)
         return -EINVAL;
     bool was_enabled = atomic_load(word) >> msr % 32 & 1;
     msr_set(w, word, 1u << msr % 32, enable);
-    int r = follow(a->session, a->vm);
+    int r = kvmi_follow(a->session, a->vm);
     if (r)
         msr_set(w, word, 1u << msr % 32, was_enabled);
     return r;
@@ -257,7 +262,7 @@ int kvmi_control_step(struct kvmi_arg *a, bool enable)
     if (atomic_load(&w->is_stepped) == enable)
         return 0;
     atomic_store(&w->is_stepped, enable);
-    int r = follow(a->session, a->vm);
+    int r = kvmi_follow(a->session, a->vm);
     if (r)
         atomic_store(&w->is_stepped, !enable);
     else if (enable)
@@ -269,22 +274,4 @@ int kvmi_control_step(struct kvmi_arg *a, bool enable)
 bool kvmi_is_stepped(const struct kvmi_arg *a)
 {
     return atomic_load(&wants_of(a)->is_stepped);
-}
-
-int kvmi_begin_injection(struct kvmi_arg *a)
-{
-    struct kvmi_wants *w = wants_of(a);
-    w->is_injecting = atomic_load(&w->events) & BIT(TRAP);
-    int r = follow(a->session, a->vm);
-    if (r)
-        w->is_injecting = false;
-    return r;
-}
-
-void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu)
-{
-    struct kvmi_wants *w = &s->wants[cpu->id];
-    w->is_injecting = false;
-    atomic_store(&w->is_injected, false);
-    follow(s, vm);
 }

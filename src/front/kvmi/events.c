@@ -8,10 +8,8 @@
 
 #include "core/hold.h"
 #include "front/kvmi/kvmi_priv.h"
-#include "introspect/memory.h"
 #include "introspect/view.h"
 #include "introspect/walk.h"
-#include "x86/insn.h"
 
 #define RECORDS_AT_ONCE 16
 #define CR3_NOFLUSH (1ull << 63)
@@ -50,6 +48,8 @@ static enum kvmi_event_id event_of(const struct watch_event *e)
         return KVMI_EVENT_SINGLESTEP;
     case WATCH_ACCESS:
         return KVMI_EVENT_PF;
+    case WATCH_VCPU:
+        return KVMI_EVENT_CREATE_VCPU;
     default:
         return KVMI_EVENT_TRAP;
     }
@@ -68,36 +68,17 @@ static void describe(struct vcpu *v, void *arg)
     kvmi_state_fill(v, &d->told->state);
     look_paging_of(v, &d->paging);
     d->told->gva = v->cpu.seg[SEG_CS].base * (d->told->state.mode != 8) + v->cpu.rip;
-    if (d->told->event == KVMI_EVENT_MSR && vcpu_msr_read(v, d->told->index, &d->told->old_value, true))
-        d->told->old_value = 0;
     d->told->is_failed = d->told->event == KVMI_EVENT_SINGLESTEP && d->session->wants[v->id].is_step_interrupted;
     d->session->wants[v->id].is_step_interrupted = false;
 }
 
-/* A page that cannot be read ends the instruction. */
-static uint8_t insn_bytes_at(struct vm *vm, const struct look_paging *paging, gva_t gva, unsigned mode)
-{
-    uint8_t bytes[15];
-    unsigned n = 0;
-    struct look_walk w;
-    struct insn insn;
-    for (; n < sizeof bytes; n++) {
-        look_walk(vm, paging, gva + n, &w);
-        if (w.result != WALK_OK || look_memory_read(vm, w.gpa, &bytes[n], 1) != 1)
-            break;
-    }
-    return insn_decode(&insn, bytes, n, mode * 8) ? 0 : insn.len;
-}
-
-/* Where it is, and how long the instruction. */
 static void locate(struct vm *vm, const struct look_paging *paging, struct kvmi_told *t)
 {
     struct look_walk w;
-    if (t->event != KVMI_EVENT_BREAKPOINT && t->event != KVMI_EVENT_CPUID)
+    if (t->event != KVMI_EVENT_BREAKPOINT)
         return;
     look_walk(vm, paging, t->gva, &w);
     t->gpa = w.result == WALK_OK ? w.gpa : ~0ull;
-    t->insn_bytes = insn_bytes_at(vm, paging, t->gva, t->state.mode);
 }
 
 static uint16_t view_of_cpu(struct kvmi_session *s, const struct kvmi_cpu *cpu)
@@ -113,6 +94,7 @@ static void tell_question(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu
     t->event = event_of(e);
     t->index = e->index;
     t->access = e->access;
+    t->insn_bytes = (uint8_t)e->bytes;
     t->old_value = e->old_value;
     t->value = e->kind == WATCH_CR && e->index == 3 ? e->value & ~CR3_NOFLUSH : e->value;
     hold_call(kvmi_vcpu_of(vm, cpu), describe, &d);
@@ -125,8 +107,6 @@ static void tell_question(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu
     }
     cpu->old_value = t->old_value;
     cpu->value = t->value;
-    if (t->event == KVMI_EVENT_TRAP)
-        kvmi_end_injection(s, vm, cpu);
 }
 
 static void tell_pause(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, struct kvmi_told *t)
@@ -199,10 +179,12 @@ ssize_t kvmi_unhook(struct kvmi_session *s, void *out)
     return send_event(s, &t, out);
 }
 
-static void answer_question(struct kvmi_session *s, struct kvmi_cpu *cpu, enum watch_answer answer, uint64_t value)
+/* An answer that cannot be given must not leave the vCPU waiting. */
+static void answer_question(struct kvmi_session *s, struct kvmi_cpu *cpu, const struct watch_reply *reply)
 {
     cpu->has_question = false;
-    look_answer(s->listener, cpu->id, cpu->asked.question, answer, value);
+    if (look_reply(s->listener, cpu->id, cpu->asked.question, reply))
+        look_answer(s->listener, cpu->id, cpu->asked.question, WATCH_CONTINUE, 0);
 }
 
 /* The tool said of an earlier piece of this repeated instruction that it wants to hear no more: the count goes down, and nothing else runs. */
@@ -212,11 +194,9 @@ static bool is_rest_of_repetition(const struct kvmi_cpu *cpu)
     return cpu->is_rep_complete && r->rip == cpu->rep_rip && r->gpr[GPR_RCX] < cpu->rep_count && r->gpr[GPR_RCX];
 }
 
-/* Pages are watched whether the event is wanted or not; an MSR is not asked for its old value where the CPU writes it. */
+/* Pages are watched whether the event is wanted or not. */
 static bool is_nothing_new(const struct kvmi_session *s, struct kvmi_cpu *cpu, const struct kvmi_told *t)
 {
-    if (t->event == KVMI_EVENT_MSR)
-        return t->old_value == t->value;
     if (t->event != KVMI_EVENT_PF)
         return false;
     if (!is_rest_of_repetition(cpu))
@@ -241,7 +221,7 @@ ssize_t kvmi_next_event(struct kvmi_session *s, void *out)
         else
             tell_pause(s, vm, cpu, &t);
         if (is_nothing_new(s, cpu, &t)) {
-            answer_question(s, cpu, WATCH_CONTINUE, 0);
+            answer_question(s, cpu, &(struct watch_reply){ .answer = WATCH_CONTINUE });
             continue;
         }
         cpu->is_told = true;
@@ -255,52 +235,75 @@ ssize_t kvmi_next_event(struct kvmi_session *s, void *out)
 
 /* ---- the tool's answer ---- */
 
-static void return_zero(struct vcpu *v, void *arg)
-{
-    (void)arg;
-    v->cpu.gpr[GPR_RAX] = 0;
-    v->vm->engine->state_changed(v);
-}
-
 /* The value that was there means no change at all; a register may have been written since for reasons of its own. */
-static void answer_value(struct kvmi_session *s, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
+static enum watch_answer answer_to_value(const struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
 {
     if (!verdict->has_value || verdict->value == cpu->value)
-        answer_question(s, cpu, WATCH_CONTINUE, 0);
-    else if (verdict->value == cpu->old_value)
-        answer_question(s, cpu, WATCH_DENY, 0);
-    else
-        answer_question(s, cpu, WATCH_CHANGE, verdict->value);
+        return WATCH_CONTINUE;
+    return verdict->value == cpu->old_value ? WATCH_DENY : WATCH_CHANGE;
+}
+
+/* Whether the tool gives what is read there: of the instruction's own bytes those from its first on. */
+static bool has_data_for(const struct watch_event *e, const struct kvmi_verdict *verdict)
+{
+    uint64_t at = e->gva - verdict->data_address, before = verdict->data_address - e->gva;
+    if (e->access == WATCH_WRITE || !verdict->data_bytes)
+        return false;
+    return at < verdict->data_bytes || (before < e->bytes && !(e->access & WATCH_EXECUTE));
 }
 
 /* RETRY with a step is what CONTINUE does: the instruction is executed past the permission, once. */
-static void answer_access(struct kvmi_session *s, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
+static void access_reply(struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict, struct watch_reply *out)
 {
-    bool goes_past = verdict->action != KVMI_RETRY || verdict->is_step;
-    cpu->is_rep_complete = goes_past && verdict->is_rep_complete;
+    const struct watch_event *e = &cpu->asked.event;
     cpu->rep_rip = cpu->asked.rip;
-    answer_question(s, cpu, goes_past ? WATCH_CONTINUE : WATCH_RETRY, 0);
+    cpu->is_rep_complete = verdict->is_rep_complete && verdict->action == KVMI_CONTINUE;
+    if (verdict->action == KVMI_RETRY && !verdict->is_step)
+        out->answer = WATCH_RETRY;
+    if (verdict->action != KVMI_CONTINUE || !has_data_for(e, verdict))
+        return;
+    uint32_t skip = e->access & WATCH_EXECUTE ? (uint32_t)(e->gva - verdict->data_address) : 0;
+    out->answer = WATCH_EMULATE;
+    out->data_at = verdict->data_address + skip;
+    out->data_bytes = verdict->data_bytes - skip;
+    memcpy(out->data, verdict->data + skip, out->data_bytes);
+}
+
+static void reply_fill(struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict, struct watch_reply *out)
+{
+    *out = (struct watch_reply){ .answer = verdict->action == KVMI_RETRY ? WATCH_RETRY : WATCH_CONTINUE, .value = verdict->value };
+    if (verdict->action == KVMI_CRASH) { /* its client sees a shutdown */
+        out->answer = WATCH_CRASH;
+    } else if (cpu->told_event == KVMI_EVENT_PF) {
+        out->answer = WATCH_CONTINUE;
+        access_reply(cpu, verdict, out);
+    } else if (cpu->told_event == KVMI_EVENT_CR || cpu->told_event == KVMI_EVENT_MSR) {
+        out->answer = answer_to_value(cpu, verdict);
+    } else if (cpu->told_event == KVMI_EVENT_HYPERCALL) { /* it is the tool's, so it succeeds */
+        out->answer = WATCH_EMULATE;
+        out->value = 0;
+    }
+}
+
+static void end_pause(struct vm *vm, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
+{
+    struct vcpu *v = kvmi_vcpu_of(vm, cpu);
+    if (verdict->action == KVMI_CRASH)
+        vcpu_request(v, VREQ_TRIPLE_FAULT);
+    cpu->n_pauses--;
+    hold_release_vcpu(v);
 }
 
 static void let_go(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict)
 {
-    struct vcpu *v = kvmi_vcpu_of(vm, cpu);
-    cpu->is_told = cpu->has_exception = false;
-    if (verdict->action == KVMI_CRASH) /* its client sees a shutdown */
-        vcpu_request(v, VREQ_TRIPLE_FAULT);
+    struct watch_reply reply;
+    cpu->is_told = false;
     if (!cpu->has_question) {
-        cpu->n_pauses--;
-        hold_release_vcpu(v);
-    } else if (verdict->action == KVMI_CONTINUE && (cpu->told_event == KVMI_EVENT_CR || cpu->told_event == KVMI_EVENT_MSR)) {
-        answer_value(s, cpu, verdict);
-    } else if (verdict->action == KVMI_CONTINUE && cpu->told_event == KVMI_EVENT_HYPERCALL) {
-        hold_call(v, return_zero, NULL);
-        answer_question(s, cpu, WATCH_DENY, 0);
-    } else if (cpu->told_event == KVMI_EVENT_PF) {
-        answer_access(s, cpu, verdict);
-    } else {
-        answer_question(s, cpu, verdict->action == KVMI_RETRY ? WATCH_RETRY : WATCH_CONTINUE, 0);
+        end_pause(vm, cpu, verdict);
+        return;
     }
+    reply_fill(cpu, verdict, &reply);
+    answer_question(s, cpu, &reply);
 }
 
 /* CONTINUE and CRASH answer all events. */

@@ -61,9 +61,8 @@ struct kvmi_wants {
     _Atomic uint32_t n_msrs;
     _Atomic uint32_t msr[2][KVMI_MSRS_OF_RANGE / 32]; /* from 0, from 0xc0000000 */
     _Atomic bool is_stepped;
-    _Atomic bool is_injected; /* the next delivery is the tool's exception, or what comes in its place */
+    _Atomic bool is_injected; /* an exception of the tool's is on its way */
     bool is_quiet;            /* hold_quiet; the session's thread */
-    bool is_injecting;        /* that is to be told; the session's thread */
     bool is_step_fresh;       /* the instruction that stepping begins with, at step_rip, was not met yet; the vCPU's, as the next two */
     uint64_t step_rip;
     bool is_step_interrupted; /* the last step was not made */
@@ -72,10 +71,9 @@ struct kvmi_wants {
 /* A vCPU of the session. KVMI numbers vCPUs from 0 without gaps: in the order of their ids, later ones behind. */
 struct kvmi_cpu {
     uint16_t id;
-    uint16_t n_pauses;  /* each of them a hold and an event */
-    bool has_question;  /* asked is open */
-    bool is_told;       /* told_event was sent and not answered */
-    bool has_exception; /* the tool injected one since */
+    uint16_t n_pauses; /* each of them a hold and an event */
+    bool has_question; /* asked is open */
+    bool is_told;      /* told_event was sent and not answered */
     enum kvmi_event_id told_event;
     uint32_t sequence; /* of that one */
     uint64_t old_value, value;
@@ -94,6 +92,7 @@ struct kvmi_session {
     uint32_t next_sequence;
     bool is_silent, is_silent_next; /* this command, and those from the next on, are not answered */
     bool wants_unhook;
+    _Atomic bool wants_new_vcpus;
     bool has_spp;                   /* CONTROL_SPP */
     struct look_listener *listener; /* NULL: no event was asked for yet */
     uint32_t kinds;                 /* what it is subscribed to, as number */
@@ -179,10 +178,8 @@ int kvmi_control_register(struct kvmi_arg *a, uint32_t cr, bool enable);
 int kvmi_control_msr(struct kvmi_arg *a, uint32_t msr, bool enable);
 int kvmi_control_step(struct kvmi_arg *a, bool enable);
 bool kvmi_is_stepped(const struct kvmi_arg *a);
-/* Before and after an exception of the tool's is on its way: TRAP tells what really came, if it is wanted. */
-int kvmi_begin_injection(struct kvmi_arg *a);
-void kvmi_end_injection(struct kvmi_session *s, struct vm *vm, const struct kvmi_cpu *cpu);
-
+/* The subscription becomes what is wanted. */
+int kvmi_follow(struct kvmi_session *s, struct vm *vm);
 int kvmi_listen(struct kvmi_session *s, struct vm *vm); /* the session has a listener from now on */
 void kvmi_controls_end(struct kvmi_session *s, struct vm *vm);
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/hold.h"
+#include "core/inject.h"
 #include "core/xsave.h"
 #include "front/kvmi/kvmi_priv.h"
 #include "introspect/walk.h"
@@ -134,10 +135,11 @@ static void registers_take(struct vcpu *v, void *arg)
 {
     const struct kvmi_arg *a = ((struct on_vcpu *)arg)->a;
     const struct kvm_regs *in = a->in;
-    bool is_injected = a->cpu->has_exception && v->ev.exception.pending;
+    bool is_injected = v->watch.has_injected_exception && v->ev.exception.pending;
     if (in->rip != v->cpu.rip)
         vcpu_leave_instruction(v);
-    v->ev.exception.pending |= is_injected;
+    if (is_injected)
+        v->ev.exception.pending = v->watch.has_injected_exception = true;
     for (unsigned i = 0; i < sizeof regs_order; i++)
         memcpy(&v->cpu.gpr[regs_order[i]], (const uint64_t *)in + i, sizeof(uint64_t));
     v->cpu.rip = in->rip;
@@ -254,18 +256,14 @@ static void exception_inject(struct vcpu *v, void *arg)
 {
     struct on_vcpu *on = arg;
     const struct kvmi_exception *in = on->a->in;
-    struct kvmi_wants *wants = &on->a->session->wants[v->id];
-    if (v->ev.exception.pending) {
-        on->result = -EBUSY;
-        return;
-    }
-    vcpu_queue_exception(v, in->vector);
-    v->ev.exception.has_code = (VECTORS_WITH_CODE >> in->vector & 1) && (v->cpu.cr0 & CR0_PE);
-    v->ev.exception.code = in->error_code;
-    v->ev.exception.has_payload = in->vector == VEC_PF;
-    v->ev.exception.payload = in->address;
-    atomic_store(&wants->is_injected, wants->is_injecting);
-    on->a->cpu->has_exception = true;
+    const struct injection injection = { .vector = in->vector,
+                                         .has_code = (VECTORS_WITH_CODE >> in->vector & 1) && (v->cpu.cr0 & CR0_PE),
+                                         .code = in->error_code,
+                                         .has_address = in->vector == VEC_PF,
+                                         .address = in->address };
+    on->result = inject_into(v, &injection, false);
+    if (!on->result)
+        atomic_store(&on->a->session->wants[v->id].is_injected, true);
 }
 
 int kvmi_inject_exception(struct kvmi_arg *a)
@@ -273,9 +271,6 @@ int kvmi_inject_exception(struct kvmi_arg *a)
     const struct kvmi_exception *in = a->in;
     if (in->vector > 31 || in->vector == VEC_NMI)
         return -EINVAL;
-    bool is_first = !a->session->wants[a->cpu->id].is_injecting;
-    int r = kvmi_begin_injection(a);
-    if (!r && (r = call_on(a, exception_inject)) && is_first)
-        kvmi_end_injection(a->session, a->vm, a->cpu);
-    return r;
+    int r = kvmi_follow(a->session, a->vm);
+    return r ? r : call_on(a, exception_inject);
 }
