@@ -179,7 +179,15 @@ static void unmap_all(struct vm *vm, gpa_t target)
     look_view_settle(&c);
 }
 
-/* watch.change is held. */
+static unsigned find_page(const struct look_views *h, gpa_t gpa)
+{
+    unsigned i = 0;
+    while (i < h->n_pages && h->page[i].gpa != gpa)
+        i++;
+    return i;
+}
+
+/* watch.change is held. One that was added there before has given way, if there is room now. */
 static int add_page(struct look_change *c, gpa_t gpa)
 {
     struct look_views *h = c->by;
@@ -187,10 +195,14 @@ static int add_page(struct look_change *c, gpa_t gpa)
     if (!all)
         return -ENOMEM;
     h->page = all;
-    all[h->n_pages].gpa = gpa;
-    int r = vm_add_page(c->vm, gpa, &all[h->n_pages].id);
-    h->n_pages += !r;
-    return r;
+    uint32_t id;
+    int r = vm_add_page(c->vm, gpa, &id);
+    if (r)
+        return r;
+    unsigned i = find_page(h, gpa);
+    all[i] = (struct look_tools_page){ .gpa = gpa, .id = id };
+    h->n_pages += i == h->n_pages;
+    return 0;
 }
 
 int look_page_add(struct look_listener *l, gpa_t gpa)
@@ -213,9 +225,7 @@ int look_page_remove(struct look_listener *l, gpa_t gpa)
     struct look_change c;
     if (!look_view_begin(l, 0, &c))
         return -ESRCH;
-    unsigned i = 0;
-    while (i < c.by->n_pages && c.by->page[i].gpa != gpa)
-        i++;
+    unsigned i = find_page(c.by, gpa);
     if (i == c.by->n_pages)
         return look_view_end(&c, -ENOENT);
     remove_page(c.vm, c.by, i);

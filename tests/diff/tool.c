@@ -8,6 +8,10 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "introspect/view.h"
+
+#define ACCESS_ALL (WATCH_READ | WATCH_WRITE | WATCH_EXECUTE)
+#define PIECE_BYTES 128u
 #define EVENTS_MAX 4096u
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -87,6 +91,50 @@ int tool_init(struct vm *const vm[2])
     return 0;
 }
 
+bool tool_can_deny(const struct tool_plan *p)
+{
+    for (unsigned i = 0; i < p->n_ranges; i++) {
+        const struct look_range *r = &p->range[i];
+        uint64_t unit = r->access == WATCH_WRITE ? PIECE_BYTES : PAGE_BYTES;
+        if (r->first % unit || (r->last + 1) % unit)
+            return false;
+    }
+    return p->is_asking;
+}
+
+/* mutex is held. */
+static void set_page(const struct look_page *page)
+{
+    struct look_page with_write = *page;
+    with_write.access |= WATCH_WRITE;
+    int r = look_view_set_access(listeners[current], 0, &with_write, 1);
+    if (!r)
+        r = look_view_set_writeable(listeners[current], 0, page, 1);
+    assert(!r);
+}
+
+/* mutex is held. One range after the other: several may be of one page. */
+static void deny(const struct look_range *range)
+{
+    for (gpa_t gpa = range->first & ~PAGE_OFFSET_MASK; gpa <= range->last; gpa += PAGE_BYTES) {
+        struct look_page page = { .gpa = gpa };
+        int r = look_view_get(listeners[current], 0, &page, 1);
+        assert(!r);
+        page.access &= ~range->access;
+        for (unsigned i = 0; i < PAGE_BYTES / PIECE_BYTES; i++)
+            if ((range->access & WATCH_WRITE) && gpa + i * PIECE_BYTES >= range->first && gpa + i * PIECE_BYTES < range->last)
+                page.writeable &= ~(1u << i);
+        set_page(&page);
+    }
+}
+
+/* mutex is held. */
+static void allow(const struct look_range *range)
+{
+    for (gpa_t gpa = range->first & ~PAGE_OFFSET_MASK; gpa <= range->last; gpa += PAGE_BYTES)
+        set_page(&(struct look_page){ .gpa = gpa, .access = ACCESS_ALL, .writeable = ~0u });
+}
+
 void tool_begin(unsigned number, const struct tool_plan *p)
 {
     const struct look_filter f = { .kinds = WATCH_ACCESS, .is_asking = p->is_asking, .last_index = UINT32_MAX };
@@ -94,8 +142,10 @@ void tool_begin(unsigned number, const struct tool_plan *p)
     plan = *p;
     current = number;
     n_events = 0;
-    subscription = look_subscribe(listeners[number], &f, p->range, p->n_ranges);
-    assert(subscription > 0);
+    subscription = p->is_by_view ? 0 : look_subscribe(listeners[number], &f, p->range, p->n_ranges);
+    assert(subscription > 0 || p->is_by_view);
+    for (unsigned i = 0; p->is_by_view && i < p->n_ranges; i++)
+        deny(&p->range[i]);
     pthread_mutex_unlock(&mutex);
 }
 
@@ -103,8 +153,10 @@ const struct tool_event *tool_end(unsigned *n)
 {
     pthread_mutex_lock(&mutex);
     hear_all(listeners[current]);
-    int r = look_unsubscribe(listeners[current], (unsigned)subscription);
+    int r = subscription ? look_unsubscribe(listeners[current], (unsigned)subscription) : 0;
     assert(!r);
+    for (unsigned i = 0; plan.is_by_view && i < plan.n_ranges; i++)
+        allow(&plan.range[i]);
     *n = n_events;
     pthread_mutex_unlock(&mutex);
     return events;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tool of --watch: subscribes to accesses of one of guest.c's VMs, answers each question as a plan says and writes down what it was told. The main thread
- * calls; a thread of the tool's own answers.
+ * The tool of --watch: subscribes to accesses of one of guest.c's VMs or denies them, answers each question as a plan says and writes down what it was told.
+ * The main thread calls; a thread of the tool's own answers.
  */
 #ifndef VITRINE_TESTS_DIFF_TOOL_H
 #define VITRINE_TESTS_DIFF_TOOL_H
@@ -16,6 +16,7 @@ struct tool_plan {
     struct look_range range[TOOL_RANGES_MAX]; /* guest-physical */
     unsigned n_ranges;
     bool is_asking;
+    bool is_by_view;               /* not by a subscription: the pages and pieces are denied. Only if tool_can_deny */
     unsigned n_retries;            /* each question is answered so often with RETRY before it is answered */
     unsigned deny_at;              /* the question that is denied, or TOOL_NEVER */
     uint64_t deny_first, deny_end; /* only if rip is there */
@@ -27,6 +28,8 @@ struct tool_event {
     unsigned n_told;          /* 1, and 1 for each RETRY */
 };
 
+/* Its ranges are whole pages, or for writes whole pieces, and it asks. */
+bool tool_can_deny(const struct tool_plan *plan);
 int tool_init(struct vm *const vm[2]);
 /* Before guest_run with the VM of this number. Nothing may be watched. */
 void tool_begin(unsigned number, const struct tool_plan *plan);

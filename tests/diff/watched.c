@@ -17,7 +17,7 @@ static struct tool_plan plan;
 static bool is_on_stepping; /* the VM that runs the case */
 static struct expectation expected;
 static struct tool_event first_run[EVENTS_KEPT];
-static uint64_t n_told, n_denied, n_retried, n_silent;
+static uint64_t n_told, n_denied, n_retried, n_silent, n_by_view;
 
 int watched_init(void)
 {
@@ -98,6 +98,7 @@ void watched_plan(struct rng *r, const struct instance *i, const struct machine_
         plan.deny_at = rng_below(r, rng_percent(r, 50) ? 1 : 5);
     if (rng_percent(r, 15))
         plan.n_retries = 1 + rng_below(r, 2);
+    plan.is_by_view = tool_can_deny(&plan) && rng_percent(r, 60);
 }
 
 /* ---- whether it was told right ---- */
@@ -313,6 +314,7 @@ static void count(const struct tool_event *e, unsigned n)
     }
     n_told += n;
     n_silent += !n;
+    n_by_view += plan.is_by_view;
 }
 
 bool watched_run(const struct instance *i, const struct machine_state *input, struct machine_state *native, struct machine_state *guest, char *text)
@@ -344,11 +346,12 @@ bool watched_run(const struct instance *i, const struct machine_state *input, st
 
 void watched_print(void)
 {
-    printf("%llu events, %llu questions, %llu denied, %llu tried again; %llu cases without an event\n", (unsigned long long)n_told,
-           (unsigned long long)tool_n_questions(), (unsigned long long)n_denied, (unsigned long long)n_retried, (unsigned long long)n_silent);
+    printf("%llu events, %llu questions, %llu denied, %llu tried again; %llu cases without an event, %llu by denied pages\n", (unsigned long long)n_told,
+           (unsigned long long)tool_n_questions(), (unsigned long long)n_denied, (unsigned long long)n_retried, (unsigned long long)n_silent,
+           (unsigned long long)n_by_view);
 }
 
 bool watched_has_enough(uint64_t n_cases)
 {
-    return n_told >= n_cases / 2 && tool_n_questions() >= n_cases / 2 && n_denied >= n_cases / 50 && n_retried >= n_cases / 50;
+    return n_told >= n_cases / 2 && tool_n_questions() >= n_cases / 2 && n_denied >= n_cases / 50 && n_retried >= n_cases / 50 && n_by_view >= n_cases / 10;
 }

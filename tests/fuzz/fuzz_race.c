@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Two vCPUs run guest code that writes, jumps and rewrites itself while two more threads change the VM under them: slots come, go and move, logs are read,
- * interrupts and eventfds are raised and taken away, registers are set, run pages are scribbled over, fds are duplicated and closed. Judged: nothing crashes,
+ * interrupts and eventfds are raised and taken away, registers are set, run pages are scribbled over, fds are duplicated and closed, tools come with views of
+ * the memory and go. Judged: nothing crashes,
  * nothing hangs, and memory beside the slots stays as it was. See batches.h; a seed repeats the choices and not the
  * schedule.
  */
@@ -21,10 +22,13 @@
 #include <unistd.h>
 
 #include "batches.h"
+#include "core/vm.h"
+#include "introspect/view.h"
 #include "transport/inproc.h"
 
 #define CPUS 2
 #define CHANGERS 2
+#define TOOLS 2
 #define SLOTS 3
 #define SLOT_BYTES 0x10000u
 #define AROUND_BYTES 0x10000u
@@ -38,7 +42,7 @@ struct race {
     uint8_t *area; /* slot memory, each piece between canaries */
     int dev_fd, vm_fd, cpu_fd[CPUS], event_fd;
     struct kvm_run *run[CPUS];
-    pthread_t cpu[CPUS], changer[CHANGERS];
+    pthread_t cpu[CPUS], changer[CHANGERS + TOOLS];
     _Atomic bool stop;
     _Atomic unsigned cpus_running;
     bool has_chips;
@@ -190,6 +194,55 @@ static void change_memory(struct race *r, uint64_t *s)
         set_slot(r, 0, true, 0, 0);
 }
 
+#define PAGES_IN_SLOTS 80u
+
+/* A tool with whatever it has set; or it comes, or goes: nobody answers what it is asked, but its end. */
+static void change_views(struct look_listener **tool, uint64_t *s)
+{
+    struct look_page page = { .gpa = (gpa_t)batches_choose(s, PAGES_IN_SLOTS) << 12, .access = batches_choose(s, 8), .writeable = (uint32_t)batches_random(s) };
+    gpa_t target = (gpa_t)batches_choose(s, PAGES_IN_SLOTS) << 12;
+    unsigned view = batches_choose(s, 4);
+    if (!*tool) {
+        struct vm *vm = vm_find(1);
+        if (vm && look_listener_create(vm, tool))
+            *tool = NULL;
+        if (vm)
+            vm_put(vm);
+        return;
+    }
+    switch (batches_choose(s, 10)) {
+    case 0:
+        look_listener_destroy(*tool);
+        *tool = NULL;
+        break;
+    case 1:
+        look_view_create(*tool);
+        break;
+    case 2:
+        look_view_destroy(*tool, view);
+        break;
+    case 3:
+    case 4:
+        look_view_switch(*tool, batches_choose(s, CPUS), view);
+        break;
+    case 5:
+    case 6:
+        look_view_remap(*tool, view, page.gpa, target);
+        break;
+    case 7:
+        if (batches_choose(s, 2))
+            look_page_add(*tool, page.gpa);
+        else
+            look_page_remove(*tool, page.gpa);
+        break;
+    case 8:
+        look_view_set_writeable(*tool, view, &page, 1);
+        break;
+    default:
+        look_view_set_access(*tool, view, &page, 1);
+    }
+}
+
 /* A byte of the run page, but immediate_exit stays the run's own. */
 static void scribble(struct race *r, uint64_t *s)
 {
@@ -237,6 +290,21 @@ static void *changer_thread(void *arg)
             pthread_kill(r->cpu[i], SIGUSR1);
         }
     }
+    return NULL;
+}
+
+/* Unlike the others it waits for no end of a run. */
+static void *tool_thread(void *arg)
+{
+    struct actor *a = arg;
+    struct look_listener *tool = NULL;
+    uint64_t s = a->r->seed + 0x1234567 * (a->i + 1);
+    while (!atomic_load(&a->r->stop)) {
+        batches_count(1);
+        change_views(&tool, &s);
+    }
+    if (tool)
+        look_listener_destroy(tool);
     return NULL;
 }
 
@@ -289,7 +357,7 @@ static void check_canaries(const struct race *r)
 static void race_batch(uint64_t seed)
 {
     static struct race r;
-    static struct actor actor[CPUS + CHANGERS];
+    static struct actor actor[CPUS + CHANGERS + TOOLS];
     struct sigaction sa = { .sa_handler = on_kick };
     uint64_t s = seed;
     sigaction(SIGUSR1, &sa, NULL);
@@ -298,9 +366,13 @@ static void race_batch(uint64_t seed)
     bool closes_early = batches_choose(&s, 2);
     race_create(&r);
     atomic_store(&r.cpus_running, CPUS);
-    for (unsigned i = 0; i < CPUS + CHANGERS; i++) {
+    for (unsigned i = 0; i < CPUS + CHANGERS + TOOLS; i++) {
         actor[i] = (struct actor){ &r, i < CPUS ? i : i - CPUS };
-        pthread_create(i < CPUS ? &r.cpu[i] : &r.changer[i - CPUS], NULL, i < CPUS ? cpu_thread : changer_thread, &actor[i]);
+        pthread_create(i < CPUS ? &r.cpu[i] : &r.changer[i - CPUS], NULL,
+                       i < CPUS              ? cpu_thread
+                       : i < CPUS + CHANGERS ? changer_thread
+                                             : tool_thread,
+                       &actor[i]);
     }
     sleep_ms(BATCH_MS);
     if (closes_early) { /* under running vCPUs; nothing else may take the numbers, so the changers only get EBADF */
@@ -318,7 +390,7 @@ static void race_batch(uint64_t seed)
     }
     for (unsigned i = 0; i < CPUS; i++)
         pthread_join(r.cpu[i], NULL);
-    for (unsigned i = 0; i < CHANGERS; i++)
+    for (unsigned i = 0; i < CHANGERS + TOOLS; i++)
         pthread_join(r.changer[i], NULL);
     for (unsigned i = 0; i < CPUS; i++)
         vitrine_close(r.cpu_fd[i]);
