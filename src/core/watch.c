@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "core/hold.h"
+#include "core/timer.h"
 
 /* ---- ranges ---- */
 
@@ -59,6 +60,8 @@ void watch_end(struct vm *vm)
 
 /* ---- questions ---- */
 
+#define SLOW_NS 100000u /* an answer for which no CPU should be kept from others */
+
 /* What does not belong to an instruction: denied, it is dropped. */
 static bool is_between(const struct watch_event *e)
 {
@@ -79,7 +82,10 @@ enum watch_verdict watch_ask(struct vcpu *v, struct watch_event *e)
         w->reply.answer = WATCH_CONTINUE;
     else if (raised == WATCH_RAISED_TOLD)
         watch_grant_add(w, e, v->cpu.rip, false); /* told already, should the instruction start again */
+    bool is_awake = w->is_awake;
     pthread_mutex_unlock(&v->vm->watch.lock);
+    if (is_awake)
+        v->vm->watch.ops->await(v);
     return raised == WATCH_RAISED_TOLD ? WATCH_GO : WATCH_WAIT;
 }
 
@@ -172,7 +178,11 @@ static void settle(struct vcpu *v)
             give(w, &e);
         watch_grant_add(w, &e, w->asked.rip, false);
     }
-    hold_release_vcpu(v);
+    w->is_slow = timer_now_ns() - w->asked.time_ns > SLOW_NS;
+    if (w->is_awake)
+        atomic_fetch_sub(&v->hold.count, 1);
+    else
+        hold_release_vcpu(v);
 }
 
 void watch_answer(struct vcpu *v, uint64_t mask, const struct watch_reply *reply)

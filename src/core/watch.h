@@ -136,9 +136,11 @@ struct watch_vcpu {
     uint64_t denied_rip;
     uint64_t waits_for;      /* bit per listener: has not answered */
     uint64_t waits_for_room; /* has no room for what the vCPU has to tell, and must not lose it */
+    bool is_awake;           /* looks for the answer itself, and is not to be woken */
+    bool is_slow;            /* the last answer was not worth that */
     struct {
         struct watch_event event;
-        uint64_t rip, number;
+        uint64_t rip, number, time_ns;
     } asked;
     struct watch_reply reply; /* the strictest of those who answered so far */
     struct watch_grant grant[WATCH_GRANTS_MAX];
@@ -174,6 +176,8 @@ struct watch_ops {
      * nobody is waited for.
      */
     enum watch_raised (*raise)(struct vcpu *v, const struct watch_event *e, bool may_ask);
+    /* vCPU thread, v->watch.is_awake, no lock: looks for the answer for a while. */
+    void (*await)(struct vcpu *v);
     /* Nobody has a reference to the VM any more. */
     void (*end)(struct vm *vm);
 };

@@ -11,6 +11,7 @@
 #include "base/barrier.h"
 #include "base/memfd.h"
 #include "core/hold.h"
+#include "core/timer.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "introspect/listen_priv.h"
@@ -61,11 +62,12 @@ static bool listener_wants(struct look_listener *l, const struct vcpu *v, const 
     return is_wanted;
 }
 
-static void put_question(struct look_ring *r, const struct vcpu *v, const struct watch_event *e, uint64_t number)
+static void put_question(struct look_ring *r, struct vcpu *v, const struct watch_event *e, uint64_t number, bool is_looked_for)
 {
     look_fill(&r->shared->question, v, e);
     r->shared->question.sequence = 0;
-    atomic_store(&r->shared->turn, number * RING_STATES + RING_ASKED);
+    v->watch.is_awake |= is_looked_for;
+    atomic_store(&r->shared->turn, number * RING_STATES + (is_looked_for ? RING_ASKED : RING_ASLEEP));
 }
 
 static bool must_not_lose(const struct look_listener *l, const struct vcpu *v, const struct watch_event *e)
@@ -122,7 +124,7 @@ enum watch_raised look_raise(struct vcpu *v, const struct watch_event *e, bool m
         }
         if (is_asking && may_ask) {
             waits_for |= l->bit;
-            put_question(r, v, &seen, number);
+            put_question(r, v, &seen, number, l->answers_by_ring && !w->is_slow);
         } else {
             look_put(r, v, &seen);
         }
@@ -133,6 +135,7 @@ enum watch_raised look_raise(struct vcpu *v, const struct watch_event *e, bool m
         v->vm->watch.last_question = w->asked.number = number;
         w->asked.event = *e;
         w->asked.rip = v->cpu.rip;
+        w->asked.time_ns = timer_now_ns();
         w->waits_for = waits_for;
     }
     return waits_for ? WATCH_RAISED_ASKED : WATCH_RAISED_TOLD;

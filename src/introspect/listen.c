@@ -50,7 +50,7 @@ static void look_end(struct vm *vm)
     pthread_mutex_unlock(&look_end_lock);
 }
 
-static const struct watch_ops look_watch_ops = { .tell = look_tell, .raise = look_raise, .end = look_end };
+static const struct watch_ops look_watch_ops = { .tell = look_tell, .raise = look_raise, .await = look_await, .end = look_end };
 
 /* watch.change is held, watch.lock is not: what was taken out of a list before is in no vCPU's hands when this returns. */
 static void wait_told(struct vm *vm)
@@ -427,6 +427,7 @@ int look_listener_share(struct look_listener *l, int fd[2])
 {
     fd[0] = fcntl(l->reader.file, F_DUPFD_CLOEXEC, FD_LEAST);
     fd[1] = fd[0] < 0 ? -1 : fcntl(l->fd, F_DUPFD_CLOEXEC, FD_LEAST);
+    l->answers_by_ring = fd[1] >= 0 && look_has_cpus();
     if (fd[1] >= 0)
         return 0;
     if (fd[0] >= 0)

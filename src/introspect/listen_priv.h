@@ -38,8 +38,9 @@ struct look_listener {
     uint32_t vm_number;
     struct subscription *first;
     unsigned n_subscriptions, n_plain, last_number;
-    uint64_t bit;  /* among the VM's listeners */
-    int fd, waker; /* a pair of sockets: what the tool waits at, and where it is woken */
+    uint64_t bit;         /* among the VM's listeners */
+    bool answers_by_ring; /* somebody who takes what is told on another CPU may answer at once (await.c) */
+    int fd, waker;        /* a pair of sockets: what the tool waits at, and where it is woken */
     struct look_views views;
     struct ring_head *head;
     struct ring_reader reader;           /* for look_listener_next */
@@ -53,6 +54,10 @@ struct vm *look_vm_of(const struct look_listener *l);
 
 /* ask.c: watch_ops.raise */
 enum watch_raised look_raise(struct vcpu *v, const struct watch_event *e, bool may_ask);
+/* await.c: watch_ops.await */
+void look_await(struct vcpu *v);
+/* A vCPU can look for the answer while the tool thinks. */
+bool look_has_cpus(void);
 /* watch.lock is held: vCPUs that wait for room of this listener's look again. */
 void look_make_room(struct look_listener *l);
 

@@ -65,13 +65,20 @@ static int look_for_rings(struct ring_reader *r)
 
 /* The time of a record is of the clock of whoever takes it, and of now: so the TSC's frequency need not be exact. */
 struct moment {
-    uint64_t tsc, ns, khz;
+    uint64_t tsc, ns;
+    uint64_t ns_per_tsc; /* 32.32 */
 };
+
+static struct moment moment_now(const struct ring_reader *r)
+{
+    uint32_t khz = r->head->tsc_khz;
+    return (struct moment){ .tsc = __rdtsc(), .ns = timer_now_ns(), .ns_per_tsc = khz ? (1000000ull << 32) / khz : 0 };
+}
 
 static uint64_t time_of(const struct moment *now, uint64_t tsc)
 {
     uint64_t ago = now->tsc > tsc ? now->tsc - tsc : 0;
-    return now->ns - (now->khz ? (uint64_t)((unsigned __int128)ago * 1000000 / now->khz) : 0);
+    return now->ns - (uint64_t)((unsigned __int128)ago * now->ns_per_tsc >> 32);
 }
 
 static void copy_out(struct watch_record *out, const struct ring_record *from, uint32_t id, const struct moment *now, uint64_t question)
@@ -180,7 +187,7 @@ static int take_all(struct ring_reader *r, struct watch_record *out, unsigned ma
     int error = look_for_rings(r);
     if (error || !r->n)
         return error;
-    const struct moment now = { .tsc = __rdtsc(), .ns = timer_now_ns(), .khz = r->head->tsc_khz };
+    const struct moment now = moment_now(r);
     unsigned n = take_questions(r, out, max, &now);
     int more = r->n == 1 ? take_from_one(r->seen, out + n, max - n, &now) : take_from_all(r, out + n, max - n, &now);
     r->next = (r->next + 1) % r->n;
@@ -209,6 +216,28 @@ uint64_t ring_lost(const struct ring_reader *r)
     for (unsigned i = 0; i < r->n; i++)
         n += atomic_load(&r->seen[i].cpu->lost);
     return n;
+}
+
+static int answer_at(struct ring_cpu *c, uint64_t question, enum watch_answer answer, uint64_t value)
+{
+    uint64_t turn = atomic_load(&c->turn), asked = question * RING_STATES + RING_ASKED;
+    if (turn / RING_STATES != question || turn % RING_STATES == RING_ANSWERED)
+        return -ESTALE;
+    if (turn != asked)
+        return -EAGAIN;
+    atomic_store(&c->answer, answer);
+    atomic_store(&c->value, value);
+    return atomic_compare_exchange_strong(&c->turn, &asked, question * RING_STATES + RING_ANSWERED) ? 0 : -EAGAIN;
+}
+
+int ring_answer(struct ring_reader *r, uint32_t vcpu, uint64_t question, enum watch_answer answer, uint64_t value)
+{
+    if (answer > RING_ANSWER_MAX)
+        return -EAGAIN;
+    for (unsigned i = 0; i < r->n; i++)
+        if (r->seen[i].id == vcpu)
+            return answer_at(r->seen[i].cpu, question, answer, value);
+    return -EAGAIN;
 }
 
 bool ring_has_waiting(const struct ring_reader *r)

@@ -28,8 +28,12 @@ struct ring_record {
 };
 _Static_assert(sizeof(struct ring_record) == 256 && offsetof(struct ring_record, gpr) == 128, "two cache lines, or four");
 
-/* ring_cpu.turn: a question's number * RING_STATES + its state. */
-enum { RING_ASKED = 1, RING_STATES = 4 };
+/*
+ * ring_cpu.turn: a question's number * RING_STATES + its state. The tool turns ASKED into ANSWERED, when answer and value are there; the VM all else. ASLEEP:
+ * the vCPU looks no longer, and is answered by a request.
+ */
+enum { RING_ASKED = 1, RING_ANSWERED, RING_ASLEEP, RING_STATES };
+#define RING_ANSWER_MAX WATCH_RETRY /* the answers that need no more than a value */
 
 struct ring_cpu {
     /* The VM's. */
@@ -41,6 +45,8 @@ struct ring_cpu {
     _Alignas(128) _Atomic uint32_t is_waiting;
     /* Of both. */
     _Alignas(128) _Atomic uint64_t turn;
+    _Atomic uint64_t value;
+    _Atomic uint32_t answer;
     _Alignas(128) struct ring_record question;
     _Alignas(PAGE_BYTES) struct ring_record record[RING_SLOTS];
 };
@@ -93,6 +99,8 @@ bool ring_is_empty(const struct ring_reader *r);
 bool ring_take_end(struct ring_reader *r, struct watch_record *out);
 /* After taking: a vCPU waits for the room that there is now, and has to be told (look_make_room). */
 bool ring_has_waiting(const struct ring_reader *r);
+/* -ESTALE: the question is no longer open. -EAGAIN: that cannot be answered here, but by a request. */
+int ring_answer(struct ring_reader *r, uint32_t vcpu, uint64_t question, enum watch_answer answer, uint64_t value);
 uint64_t ring_lost(const struct ring_reader *r);
 /* Before sleeping: true if whoever tells something from now on wakes the reader; false if there is something already. */
 bool ring_fall_asleep(struct ring_reader *r, bool (*barrier)(void));

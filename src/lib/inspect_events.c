@@ -205,7 +205,14 @@ int vitrine_vm_reply(struct vitrine_vm *vm, const struct vitrine_event *event, c
 int vitrine_vm_answer(struct vitrine_vm *vm, const struct vitrine_event *event, enum vitrine_answer answer, uint64_t value)
 {
     const struct vitrine_reply reply = { .answer = (uint32_t)answer, .value = value };
-    return vitrine_vm_reply(vm, event, &reply);
+    const struct watch_event e = { .kind = event->kind };
+    const struct watch_reply r = { .answer = (enum watch_answer)answer };
+    bool is_simple = vm->ring && (unsigned)answer <= RING_ANSWER_MAX && watch_can_answer(&e, &r);
+    int error = is_simple ? ring_answer(&vm->ring->reader, event->vcpu, event->question, r.answer, value) : -EAGAIN;
+    if (error == -EAGAIN)
+        return vitrine_vm_reply(vm, event, &reply);
+    errno = -error;
+    return error ? -1 : 0;
 }
 
 int vitrine_vcpu_inject(struct vitrine_vm *vm, uint32_t vcpu, const struct vitrine_injection *what)
