@@ -63,6 +63,8 @@ static int look_for_rings(struct ring_reader *r)
 
 /* ---- taking ---- */
 
+#define RECORDS_AHEAD 4u
+
 /* The time of a record is of the clock of whoever takes it, and of now: so the TSC's frequency need not be exact. */
 struct moment {
     uint64_t tsc, ns;
@@ -138,7 +140,9 @@ static const struct ring_record *first_of(const struct ring_seen *s)
 static void take_one(struct ring_seen *s, struct watch_record *out, const struct moment *now)
 {
     const struct ring_record *from = first_of(s);
-    __builtin_prefetch(&s->cpu->record[(s->taken + 2) % RING_SLOTS]);
+    const char *soon = (const char *)&s->cpu->record[(s->taken + RECORDS_AHEAD) % RING_SLOTS];
+    for (unsigned i = 0; i < sizeof *from; i += 64)
+        __builtin_prefetch(soon + i);
     copy_out(out, from, s->id, now, 0);
     s->taken++;
 }

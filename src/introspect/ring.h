@@ -38,11 +38,11 @@ enum { RING_ASKED = 1, RING_ANSWERED, RING_ASLEEP, RING_STATES };
 struct ring_cpu {
     /* The VM's. */
     _Alignas(128) _Atomic uint64_t head; /* records written */
-    _Atomic uint64_t lost;               /* not written: there was no room */
     /* The tool's. */
     _Alignas(128) _Atomic uint64_t tail; /* records taken */
-    /* The VM's: the vCPU waits for room. */
-    _Alignas(128) _Atomic uint32_t is_waiting;
+    /* The VM's, seldom written. */
+    _Alignas(128) _Atomic uint64_t lost; /* records not written: there was no room */
+    _Atomic uint32_t is_waiting;         /* the vCPU waits for room */
     /* Of both. */
     _Alignas(128) _Atomic uint64_t turn;
     _Atomic uint64_t value;

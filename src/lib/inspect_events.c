@@ -22,6 +22,8 @@ _Static_assert(sizeof(struct vitrine_event) == sizeof(struct watch_record) && of
                "introspect's record in the public order");
 
 #define EVENTS_MAX 1024u /* at once */
+#define STREAM_RECORDS 64
+#define STREAM_PAUSES 32u
 #define SPIN_NS 50000u
 #define LOOK_MS 10 /* where the kernel gives no barrier to rely on */
 
@@ -31,6 +33,7 @@ struct inspect_ring {
     bool has_barrier; /* this process may use barrier_heavy_for_all */
     bool has_cpus;    /* for both sides at once */
     bool is_quick;    /* the last wait was short */
+    bool is_stream;   /* what was taken last was little, and needed no answer */
     bool wants_end;
 };
 
@@ -128,12 +131,22 @@ static bool sleep_for(struct inspect_ring *r, int timeout_ms)
     return n > 0 || (n < 0 && (errno == EAGAIN || errno == EINTR));
 }
 
+/* Some microseconds. Whoever looks for each record by itself slows down who writes them. */
+static void let_write(void)
+{
+    for (unsigned i = 0; i < STREAM_PAUSES; i++)
+        __builtin_ia32_pause();
+}
+
 /* A CPU is worth less than the time of a vCPU that is answered at once, if the last wait was that short. */
 static int spin(struct inspect_ring *r, struct watch_record *out, unsigned max, uint64_t begin_ns)
 {
     int n = 0;
     for (unsigned i = 0; !n && r->is_quick; i++) {
-        __builtin_ia32_pause();
+        if (r->is_stream)
+            let_write();
+        else
+            __builtin_ia32_pause();
         if (i % 16 == 15 && timer_now_ns() - begin_ns > SPIN_NS)
             break;
         if (!ring_is_empty(&r->reader))
@@ -155,6 +168,8 @@ static int wait_next(struct inspect_ring *r, struct watch_record *out, unsigned 
 {
     uint64_t begin_ns = timer_now_ns(), end_ns = begin_ns + (timeout_ms > 0 ? (uint64_t)timeout_ms * 1000000 : 0);
     bool has_gone = false;
+    if (r->is_stream && timeout_ms)
+        let_write();
     for (int n;;) {
         bool is_over = has_gone || atomic_load(&r->reader.head->is_over);
         int ms = left_ms(end_ns, timeout_ms);
@@ -162,6 +177,7 @@ static int wait_next(struct inspect_ring *r, struct watch_record *out, unsigned 
         if (!n && !is_over && ms)
             n = spin(r, out, max, begin_ns);
         if (n || !ms) {
+            r->is_stream = n > 0 && n < STREAM_RECORDS && !out[0].question;
             r->is_quick = r->has_cpus && timer_now_ns() - begin_ns < 2 * SPIN_NS;
             return n;
         }

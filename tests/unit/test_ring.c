@@ -182,6 +182,36 @@ static void test_dropped(void **state)
     wait_moving();
 }
 
+/* Each question once, in order, whether the vCPU looks for the answer or sleeps, and no answer counts twice. */
+static void test_answers(void **state)
+{
+    struct vitrine_event e;
+    uint32_t last = 0;
+    uint64_t question = 0;
+    (void)state;
+    subscribe(vm, VITRINE_SUBSCRIBE_ASK);
+    for (unsigned i = 0; i < 3000; i++) {
+        assert_int_equal(vitrine_vm_next_events(vm, &e, 1, 60000, NULL), 1);
+        assert_true(!i || (uint32_t)e.gpr[3] == last + 1);
+        assert_true(e.question > question);
+        assert_int_equal(e.sequence, 0);
+        last = (uint32_t)e.gpr[3];
+        question = e.question;
+        assert_int_equal(count(), last);
+        if (i % 100 < 3) {
+            assert_true(is_held());
+            usleep(1000);
+        }
+        e.question++;
+        assert_int_equal(vitrine_vm_answer(vm, &e, VITRINE_CONTINUE, 0), -1);
+        assert_int_equal(errno, ESTALE);
+        e.question--;
+        assert_int_equal(vitrine_vm_answer(vm, &e, i % 2 ? VITRINE_CONTINUE : VITRINE_DENY, 0), 0);
+        assert_int_equal(vitrine_vm_answer(vm, &e, VITRINE_CONTINUE, 0), -1);
+        assert_int_equal(errno, ESTALE);
+    }
+}
+
 /* It dies while the vCPU waits for room, or for its answer. */
 static void test_killed(void **state)
 {
@@ -344,9 +374,13 @@ static void test_hostile_machine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_lossless, set_up, tear_down),     cmocka_unit_test_setup_teardown(test_dropped, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),       cmocka_unit_test_setup_teardown(test_machine_killed, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_hostile_tool, set_up, tear_down), cmocka_unit_test(test_hostile_machine),
+        cmocka_unit_test_setup_teardown(test_lossless, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_dropped, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_answers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_machine_killed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_hostile_tool, set_up, tear_down),
+        cmocka_unit_test(test_hostile_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
