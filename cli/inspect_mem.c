@@ -15,6 +15,7 @@
 
 #include "cli/cli.h"
 #include "cli/inspect.h"
+#include "lib/source.h"
 
 #define READ_DEFAULT 128u
 #define BYTES_MAX (1ull << 32)
@@ -197,8 +198,9 @@ struct search {
     uint8_t pattern[PATTERN_MAX];
     unsigned n;
     uint64_t n_found, done_bytes, all_bytes;
-    bool has_bar;
+    bool has_bar, may_skip; /* memory that nobody touched, for a pattern that is not zeroes */
     unsigned percent;
+    struct source *source;
     json_t *found;
 };
 
@@ -211,13 +213,30 @@ static bool search_found(struct search *s, uint64_t gpa)
     return ++s->n_found < s->o->count;
 }
 
+static void search_went_on(struct search *s, uint64_t bytes)
+{
+    s->done_bytes += bytes;
+    if (s->has_bar)
+        show_progress(s->done_bytes, s->all_bytes, &s->percent);
+}
+
+#define MARGIN 4096u /* more than a pattern */
+
+/* How much to read at once; over a long hole only its beginning, and *skip is how much may be left out behind that. */
+static size_t search_piece(const struct search *s, const struct vitrine_slot *slot, uint64_t at, uint64_t *skip)
+{
+    uint64_t left = slot->bytes - at, hole = s->may_skip ? source_next(s->source, slot->gpa + at, slot->gpa + slot->bytes) - slot->gpa - at : 0;
+    *skip = hole > SEARCH_PIECE ? hole - 2 * MARGIN : 0;
+    return *skip ? MARGIN : left < SEARCH_PIECE ? (size_t)left : SEARCH_PIECE;
+}
+
 /* False: enough was found. The end of a piece is kept, since a match may lie across. */
-static bool search_slot(struct search *s, struct vitrine_vm *vm, const struct vitrine_slot *slot, uint8_t *buffer)
+static bool search_slot(struct search *s, const struct vitrine_slot *slot, uint8_t *buffer)
 {
     size_t kept = 0;
-    for (uint64_t at = 0; at < slot->bytes;) {
-        size_t piece = slot->bytes - at < SEARCH_PIECE ? (size_t)(slot->bytes - at) : SEARCH_PIECE;
-        ssize_t n = vitrine_mem_read(vm, slot->gpa + at, buffer + kept, piece);
+    for (uint64_t at = 0, skip; at < slot->bytes;) {
+        size_t piece = search_piece(s, slot, at, &skip);
+        ssize_t n = source_read(s->source, slot->gpa + at, buffer + kept, piece);
         if (n <= 0)
             return true; /* taken away meanwhile */
         uint64_t base = slot->gpa + at - kept;
@@ -225,12 +244,10 @@ static bool search_slot(struct search *s, struct vitrine_vm *vm, const struct vi
         for (uint8_t *p = buffer; (p = memmem(p, bytes - (size_t)(p - buffer), s->pattern, s->n)); p++)
             if (!search_found(s, base + (uint64_t)(p - buffer)))
                 return false;
-        kept = bytes < s->n - 1 ? bytes : s->n - 1;
+        kept = skip ? 0 : bytes < s->n - 1 ? bytes : s->n - 1;
         memmove(buffer, buffer + bytes - kept, kept);
-        at += (uint64_t)n;
-        s->done_bytes += (uint64_t)n;
-        if (s->has_bar)
-            show_progress(s->done_bytes, s->all_bytes, &s->percent);
+        at += (uint64_t)n + skip;
+        search_went_on(s, (uint64_t)n + skip);
     }
     return true;
 }
@@ -248,17 +265,21 @@ static int mem_search(struct vitrine_vm *vm, const struct options *o, char **arg
     if (!o->is_hex)
         memcpy(s.pattern, argv[1], (size_t)n);
     s.n = (unsigned)n;
+    s.may_skip = s.pattern[0] || memcmp(s.pattern, s.pattern + 1, s.n - 1);
     int n_slots = vitrine_vm_slots(vm, slot, SLOTS_MAX);
     uint8_t *buffer = malloc(SEARCH_PIECE + PATTERN_MAX);
-    if (n_slots < 0 || !buffer) {
+    s.source = n_slots < 0 || !buffer ? NULL : source_open(vm);
+    if (!s.source) {
         free(buffer);
+        json_decref(s.found);
         return inspect_failed("mem", "search");
     }
     for (int i = 0; i < n_slots && i < SLOTS_MAX; i++)
         s.all_bytes += slot[i].id >> 16 ? 0 : slot[i].bytes;
     for (int i = 0; i < n_slots && i < SLOTS_MAX; i++)
-        if (!(slot[i].id >> 16) && !search_slot(&s, vm, &slot[i], buffer))
+        if (!(slot[i].id >> 16) && !search_slot(&s, &slot[i], buffer))
             break;
+    source_close(s.source);
     free(buffer);
     if (has_bar && s.done_bytes < s.all_bytes)
         fputc('\n', stderr);

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "lib/source.h"
+
 #define PIECE_BYTES (1u << 19)
 #define LIME_MAGIC 0x4c694d45u
 
@@ -70,25 +72,39 @@ static int write_sparsely(struct dump *d, const uint8_t *from, size_t bytes)
     return 0;
 }
 
+static int step_on(struct dump *d, uint64_t bytes)
+{
+    d->done_bytes += bytes;
+    if (!d->progress || d->progress(d->done_bytes, d->all_bytes, d->arg))
+        return 0;
+    errno = ECANCELED;
+    return -1;
+}
+
 /* What the VMM took away meanwhile reads as zeroes. */
+static int write_piece(struct dump *d, enum vitrine_dump_format format, uint64_t gpa, size_t bytes, uint8_t *buffer)
+{
+    ssize_t n = source_read(d->source, gpa, buffer, bytes);
+    if (n < 0 && errno != EFAULT)
+        return -1;
+    memset(buffer + (n > 0 ? n : 0), 0, bytes - (size_t)(n > 0 ? n : 0));
+    for (size_t page = 0; format == VITRINE_DUMP_ELF && page < bytes; page += DUMP_PAGE_BYTES)
+        dump_elf_look(d, buffer + page);
+    return write_sparsely(d, buffer, bytes);
+}
+
 static int write_slot(struct dump *d, enum vitrine_dump_format format, const struct vitrine_slot *s, uint8_t *buffer)
 {
     for (uint64_t at = 0; at < s->bytes;) {
-        size_t piece = s->bytes - at < PIECE_BYTES ? (size_t)(s->bytes - at) : PIECE_BYTES;
-        ssize_t n = vitrine_mem_read(d->vm, s->gpa + at, buffer, piece);
-        if (n < 0 && errno != EFAULT)
+        uint64_t next = d->base < 0 ? at : source_next(d->source, s->gpa + at, s->gpa + s->bytes) - s->gpa;
+        next &= ~(uint64_t)(DUMP_PAGE_BYTES - 1);
+        if (next > at && (dump_skip_to(d, d->at + (next - at)) || step_on(d, next - at)))
             return -1;
-        memset(buffer + (n > 0 ? n : 0), 0, piece - (size_t)(n > 0 ? n : 0));
-        for (size_t page = 0; format == VITRINE_DUMP_ELF && page < piece; page += DUMP_PAGE_BYTES)
-            dump_elf_look(d, buffer + page);
-        if (write_sparsely(d, buffer, piece))
+        at = next > at ? next : at;
+        size_t piece = s->bytes - at < PIECE_BYTES ? (size_t)(s->bytes - at) : PIECE_BYTES;
+        if (piece && (write_piece(d, format, s->gpa + at, piece, buffer) || step_on(d, piece)))
             return -1;
         at += piece;
-        d->done_bytes += piece;
-        if (d->progress && !d->progress(d->done_bytes, d->all_bytes, d->arg)) {
-            errno = ECANCELED;
-            return -1;
-        }
     }
     return 0;
 }
@@ -143,11 +159,14 @@ int vitrine_vm_dump(struct vitrine_vm *vm, int fd, enum vitrine_dump_format form
     }
     if (!r) {
         *d = (struct dump){ .vm = vm, .fd = fd, .base = lseek(fd, 0, SEEK_CUR), .progress = progress, .arg = arg };
-        r = find_slots(d) || write_all(d, format, buffer) ? -1 : 0;
+        d->source = source_open(vm);
+        r = !d->source || find_slots(d) || write_all(d, format, buffer) ? -1 : 0;
     }
     int error = errno;
     if (is_held)
         vitrine_vm_release(vm);
+    if (d)
+        source_close(d->source);
     free(buffer);
     free(d);
     errno = error;

@@ -26,6 +26,7 @@ struct dump_map {
 
 struct dump {
     struct vitrine_vm *vm;
+    struct source *source;
     int fd;
     int64_t base; /* position of the file where the dump begins, or -1: it cannot seek */
     uint64_t at;  /* bytes from there; what is behind the last written one may be a hole to be */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "lib/dump.h"
+#include "lib/source.h"
 
 /* ---- what Linux tells dumps about itself ---- */
 
@@ -38,7 +39,7 @@ static int look_before(struct dump *d)
         const struct vitrine_slot *s = &d->slot[i];
         for (uint64_t at = 0; !r && at < s->bytes && !d->has_kernel_facts; at += DUMP_PAGE_BYTES * 64) {
             size_t bytes = s->bytes - at < DUMP_PAGE_BYTES * 64 ? (size_t)(s->bytes - at) : DUMP_PAGE_BYTES * 64;
-            ssize_t n = vitrine_mem_read(d->vm, s->gpa + at, piece, bytes);
+            ssize_t n = source_read(d->source, s->gpa + at, piece, bytes);
             r = n < 0 && errno != EFAULT ? -1 : 0;
             for (ssize_t page = 0; page + (ssize_t)DUMP_PAGE_BYTES <= n; page += DUMP_PAGE_BYTES)
                 dump_elf_look(d, piece + page);

@@ -11,13 +11,6 @@
 
 #include "lib/inspect_priv.h"
 
-/* The reply to CONTROL_SHARE. */
-struct pieces {
-    struct control_piece *piece;
-    unsigned n, n_fds;
-    int fd[CONTROL_FDS_MAX];
-};
-
 static int by_address(const void *a, const void *b)
 {
     const struct control_piece *x = a, *y = b;
@@ -28,7 +21,7 @@ static int by_address(const void *a, const void *b)
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-static void pieces_put(struct pieces *p)
+void inspect_pieces_put(struct inspect_pieces *p)
 {
     int saved = errno;
     for (unsigned i = 0; i < p->n_fds; i++)
@@ -37,7 +30,7 @@ static void pieces_put(struct pieces *p)
     errno = saved;
 }
 
-static int pieces_get(struct vitrine_vm *vm, struct pieces *p)
+int inspect_pieces_get(struct vitrine_vm *vm, struct inspect_pieces *p)
 {
     struct control_vm in = { .number = vm->number };
     p->n_fds = 0;
@@ -46,7 +39,7 @@ static int pieces_get(struct vitrine_vm *vm, struct pieces *p)
         return -1;
     ssize_t bytes = inspect_call_fds(vm, CONTROL_SHARE, &in, sizeof in, p->piece, CONTROL_PAYLOAD_MAX, p->fd, &p->n_fds);
     if (bytes < 0) {
-        pieces_put(p);
+        inspect_pieces_put(p);
         return -1;
     }
     p->n = (unsigned)((size_t)bytes / sizeof *p->piece);
@@ -59,15 +52,15 @@ static bool is_same_slot(const struct control_piece *a, const struct control_pie
     return a->gpa == b->gpa && a->id == b->id;
 }
 
-static bool is_sound(const struct control_piece *c, const struct pieces *p)
+bool inspect_piece_is_sound(const struct control_piece *c, const struct inspect_pieces *p)
 {
     return c->file < p->n_fds && c->bytes && c->at <= c->bytes && c->length <= c->bytes - c->at && !((c->bytes | c->at | c->length | c->offset) & 4095);
 }
 
-static int piece_map(const struct control_piece *c, const struct pieces *p, uint8_t *slot)
+static int piece_map(const struct control_piece *c, const struct inspect_pieces *p, uint8_t *slot)
 {
     int prot = PROT_READ | (c->is_writeable ? PROT_WRITE : 0);
-    if (!is_sound(c, p)) {
+    if (!inspect_piece_is_sound(c, p)) {
         errno = EPROTO;
         return -1;
     }
@@ -75,7 +68,7 @@ static int piece_map(const struct control_piece *c, const struct pieces *p, uint
 }
 
 /* The n pieces of one slot. */
-static int slot_map(const struct control_piece *c, unsigned n, const struct pieces *p, struct vitrine_mapping *out)
+static int slot_map(const struct control_piece *c, unsigned n, const struct inspect_pieces *p, struct vitrine_mapping *out)
 {
     uint8_t *at = mmap(NULL, c->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     uint64_t covered = 0;
@@ -97,7 +90,7 @@ static int slot_map(const struct control_piece *c, unsigned n, const struct piec
     return 0;
 }
 
-static int slots_map(const struct pieces *p, struct vitrine_mapping *out, unsigned n)
+static int slots_map(const struct inspect_pieces *p, struct vitrine_mapping *out, unsigned n)
 {
     unsigned count = 0, next;
     for (unsigned i = 0; i < p->n && count < n; i = next) {
@@ -120,11 +113,11 @@ static int slots_map(const struct pieces *p, struct vitrine_mapping *out, unsign
 
 int vitrine_vm_map(struct vitrine_vm *vm, struct vitrine_mapping *out, unsigned n)
 {
-    struct pieces p;
-    if (pieces_get(vm, &p))
+    struct inspect_pieces p;
+    if (inspect_pieces_get(vm, &p))
         return -1;
     int r = slots_map(&p, out, n);
-    pieces_put(&p);
+    inspect_pieces_put(&p);
     return r;
 }
 

@@ -37,6 +37,19 @@ int inspect_call_exact(struct vitrine_vm *c, enum control_call call, const void 
 /* A call about the VM that answers an array of items: up to n to `out`, the number there are. */
 int inspect_call_array(struct vitrine_vm *vm, enum control_call call, void *out, size_t item_bytes, unsigned n);
 
+/* The reply to CONTROL_SHARE: which files the memory is in, by address. */
+struct inspect_pieces {
+    struct control_piece *piece;
+    unsigned n, n_fds;
+    int fd[CONTROL_FDS_MAX];
+};
+
+/* 0 or -1; ENOTSUP: there are none. */
+int inspect_pieces_get(struct vitrine_vm *vm, struct inspect_pieces *p);
+void inspect_pieces_put(struct inspect_pieces *p);
+/* What a process says of its memory need not be so. */
+bool inspect_piece_is_sound(const struct control_piece *c, const struct inspect_pieces *p);
+
 /* Connects to a process by the name of its socket, which must be of this user's or root's. -1 and errno. */
 int inspect_connect(struct vitrine_vm *c, const char *name, uint32_t *pid);
 
