@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Random messages to the KVMI front, whole and broken, about a VM that runs meanwhile, and answers to its events, right and wrong: nothing crashes or hangs,
- * each reply has the protocol's form, and when the session ends the guest runs on. Payloads end, and replies begin, at a page that is not there. See batches.h.
+ * each reply has the protocol's form, and when the session ends the guest runs on. In every other batch the tool may change nothing of the guest's, which then
+ * has to keep its sums. Payloads end, and replies begin, at a page that is not there. See batches.h.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -19,12 +20,14 @@
 #define IN_BYTES 0x10000u
 #define OUT_BYTES ((KVMI_OUT_BYTES + 4095) & ~4095ul)
 
-static const uint64_t edges[] = { 0, 1, 2, 0x500, 0xfff, 0x1000, 0x1ffff, 0x20000, 0x80000000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
+static const uint64_t edges[] = { 0,      1,       2,       0x500,      0xfff,      0x1000,     0x8000,      0x9000,
+                                  0xb000, 0x1ffff, 0x20000, 0x80000000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
 
 static const struct kvmi_options options = { .dialect = &kvmi_dialect_libkvmi };
 static struct kvmi_session *session;
 static uint8_t *in_end, *out;
 static uint64_t seed;
+static bool is_harmless; /* this batch */
 
 static uint8_t *room_between_holes(size_t bytes)
 {
@@ -74,54 +77,194 @@ static void handle(const struct kvmi_head *head, const uint8_t *payload)
         begin_session();
 }
 
-static void random_message(void)
+/* Mostly what a tool would say: so that much is asked for, and events come. */
+static uint32_t sensible_payload(uint16_t *id, uint8_t *to)
 {
-    struct kvmi_head head = { .id = (uint16_t)(batches_choose(&seed, 16) ? batches_choose(&seed, KVMI_IDS) : batches_random(&seed)),
-                              .sequence = (uint32_t)batches_random(&seed) };
-    const struct kvmi_command *c = kvmi_command_at(&kvmi_dialect_libkvmi, head.id);
+    static const uint8_t events[] = { KVMI_EVENT_CR,         KVMI_EVENT_MSR,  KVMI_EVENT_BREAKPOINT, KVMI_EVENT_HYPERCALL, KVMI_EVENT_PF,
+                                      KVMI_EVENT_DESCRIPTOR, KVMI_EVENT_TRAP, KVMI_EVENT_SINGLESTEP, KVMI_EVENT_CPUID,     KVMI_EVENT_XSETBV };
+    struct {
+        struct kvmi_vcpu vcpu;
+        union {
+            struct kvmi_control_events events;
+            struct kvmi_control_register control;
+            struct kvmi_byte byte;
+            struct kvmi_pause pause;
+            struct kvmi_view view;
+        };
+    } in = { 0 };
+    struct {
+        struct kvmi_pages head;
+        struct kvmi_page_access page;
+    } pages = { .head = { .view = (uint16_t)(batches_choose(&seed, 4) == 0), .n_pages = 1 } };
+    uint8_t enable = batches_choose(&seed, 3) != 0;
+    const struct kvmi_control_register control[] = { { .enable = enable, .index = 0 }, { .enable = enable, .index = 0x174 } };
+    switch (batches_choose(&seed, 8)) {
+    case 0:
+    case 1:
+        *id = KVMI_CONTROL_EVENTS;
+        in.events = (struct kvmi_control_events){ .event = events[batches_choose(&seed, sizeof events)], .enable = enable };
+        break;
+    case 2:
+        *id = KVMI_CONTROL_CR;
+        in.control = control[0];
+        break;
+    case 3:
+        *id = KVMI_CONTROL_MSR;
+        in.control = control[1];
+        break;
+    case 4:
+        *id = KVMI_VCPU_CONTROL_SINGLESTEP;
+        in.byte.value = batches_choose(&seed, 4) == 0;
+        break;
+    case 5:
+        *id = KVMI_PAUSE_VCPU;
+        in.pause.wait = enable;
+        break;
+    case 6:
+        *id = KVMI_SWITCH_EPT_VIEW;
+        in.view.view = (uint16_t)batches_choose(&seed, 3);
+        break;
+    default:
+        *id = KVMI_SET_PAGE_ACCESS;
+        pages.page.gpa = batches_choose(&seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull;
+        pages.page.access = (uint8_t)batches_choose(&seed, 8);
+        memcpy(to, &pages, sizeof pages);
+        return sizeof pages;
+    }
+    memcpy(to, &in, sizeof in);
+    return sizeof in;
+}
+
+static void sensible_message(void)
+{
+    uint8_t payload[64];
+    struct kvmi_head head = { .sequence = (uint32_t)batches_random(&seed) };
+    head.bytes = (uint16_t)sensible_payload(&head.id, payload);
+    memcpy(in_end - head.bytes, payload, head.bytes);
+    handle(&head, in_end - head.bytes);
+}
+
+static uint32_t random_payload(const struct kvmi_command *c)
+{
     uint32_t bytes = c ? c->bytes + (c->is_vcpu ? 8u : 0u) : batches_choose(&seed, 64);
     if (batches_choose(&seed, 4) == 0)
         bytes += batches_choose(&seed, 5000);
     if (batches_choose(&seed, 8) == 0)
         bytes = batches_choose(&seed, IN_BYTES);
-    head.bytes = (uint16_t)bytes;
-    uint8_t *in = in_end - head.bytes;
-    for (uint32_t i = 0; i + 8 <= head.bytes; i += 8) {
+    uint8_t *in = in_end - bytes;
+    for (uint32_t i = 0; i + 8 <= bytes; i += 8) {
         uint64_t value = batches_choose(&seed, 2) ? edges[batches_choose(&seed, sizeof edges / sizeof *edges)] : batches_random(&seed);
         memcpy(in + i, &value, 8);
     }
-    if (c && c->is_vcpu && head.bytes >= 8 && batches_choose(&seed, 8))
+    if (c && c->is_vcpu && bytes >= 8 && batches_choose(&seed, 8))
         memset(in, 0, 8);
     if (c && batches_choose(&seed, 4))
-        for (unsigned i = 0, at = c->is_vcpu ? 8 : 0; i < 16 && at + i < head.bytes; i++)
+        for (unsigned i = 0, at = c->is_vcpu ? 8 : 0; i < 16 && at + i < bytes; i++)
             if (c->must_be_zero >> i & 1)
                 in[at + i] = 0;
-    handle(&head, in);
+    return bytes;
 }
 
-/* As libkvmi would; now and then something else. */
-static void answer_event(void)
+static bool is_harmful(unsigned id)
+{
+    return id == KVMI_SET_REGISTERS || id == KVMI_WRITE_PHYSICAL || id == KVMI_INJECT_EXCEPTION || id == KVMI_VCPU_CHANGE_GFN;
+}
+
+static void random_message(void)
+{
+    struct kvmi_head head = { .id = (uint16_t)(batches_choose(&seed, 16) ? batches_choose(&seed, KVMI_IDS) : batches_random(&seed)),
+                              .sequence = (uint32_t)batches_random(&seed) };
+    if (is_harmless && is_harmful(head.id))
+        return;
+    head.bytes = (uint16_t)random_payload(kvmi_command_at(&kvmi_dialect_libkvmi, head.id));
+    handle(&head, in_end - head.bytes);
+}
+
+/* ---- events ---- */
+
+static void check_event(ssize_t n, const struct kvmi_head *head, const struct kvmi_event *event)
+{
+    static const uint8_t more[KVMI_EVENTS] = { [KVMI_EVENT_CR] = 24,   [KVMI_EVENT_MSR] = 24,       [KVMI_EVENT_BREAKPOINT] = 16, [KVMI_EVENT_PF] = 24,
+                                               [KVMI_EVENT_TRAP] = 16, [KVMI_EVENT_DESCRIPTOR] = 8, [KVMI_EVENT_SINGLESTEP] = 8,  [KVMI_EVENT_CPUID] = 16 };
+    if (head->id != KVMI_EVENT || event->event >= KVMI_EVENTS || !kvmi_event_name(&kvmi_dialect_libkvmi, event->event) || event->event == KVMI_EVENT_UNHOOK)
+        fail(head, "an event that is none");
+    if (n != (ssize_t)sizeof *head + head->bytes || head->bytes != sizeof *event + more[event->event] || event->bytes != sizeof *event || event->vcpu)
+        fail(head, "an event of a wrong form");
+}
+
+struct answer {
+    struct kvmi_vcpu vcpu;
+    struct kvmi_event_reply reply;
+    union {
+        uint64_t value;
+        struct kvmi_event_pf_reply pf;
+    };
+};
+
+static uint32_t fill_answer(const struct kvmi_event *event, const uint8_t *specific, struct answer *a)
+{
+    bool has_value = event->event == KVMI_EVENT_CR || event->event == KVMI_EVENT_MSR;
+    uint32_t bytes = offsetof(struct answer, value);
+    bool may_retry = event->event == KVMI_EVENT_PF || event->event == KVMI_EVENT_BREAKPOINT || event->event == KVMI_EVENT_DESCRIPTOR;
+    a->reply.event = event->event;
+    a->reply.action = may_retry && batches_choose(&seed, 4) == 0 ? KVMI_RETRY : KVMI_CONTINUE;
+    if (has_value) {
+        memcpy(&a->value, specific + 16, sizeof a->value);
+        if (!is_harmless && batches_choose(&seed, 4) == 0)
+            a->value = batches_choose(&seed, 2) ? batches_random(&seed) : edges[batches_choose(&seed, sizeof edges / sizeof *edges)];
+        bytes += batches_choose(&seed, 4) ? sizeof a->value : 0;
+    } else if (event->event == KVMI_EVENT_PF && batches_choose(&seed, 2)) {
+        a->pf.singlestep = (uint8_t)batches_choose(&seed, 2);
+        a->pf.rep_complete = (uint8_t)batches_choose(&seed, 2);
+        memcpy(&a->pf.context_at, specific, sizeof a->pf.context_at);
+        a->pf.context_bytes = is_harmless ? 0 : batches_choose(&seed, KVMI_CONTEXT_MAX + 1);
+        bytes += batches_choose(&seed, 2) ? sizeof a->pf : batches_choose(&seed, sizeof a->pf);
+    }
+    return bytes;
+}
+
+/* Ends the connection, mostly. */
+static uint32_t spoil_answer(struct answer *a, struct kvmi_head *head, uint32_t bytes)
+{
+    switch (batches_choose(&seed, 6)) {
+    case 0:
+        a->reply.action = (uint8_t)(is_harmless ? 3 + batches_choose(&seed, 200) : batches_choose(&seed, 4));
+        return bytes;
+    case 1:
+        a->vcpu.vcpu = 1;
+        return bytes;
+    case 2:
+        head->sequence++;
+        return bytes;
+    case 3:
+        a->reply.event = (uint8_t)batches_random(&seed);
+        return bytes;
+    default:
+        return batches_choose(&seed, sizeof *a + 1);
+    }
+}
+
+/* As libkvmi would; now and then something else. False: there was none. */
+static bool answer_event(void)
 {
     ssize_t n = kvmi_next_event(session, out);
     struct kvmi_head head;
     struct kvmi_event event;
-    struct {
-        struct kvmi_vcpu vcpu;
-        struct kvmi_event_reply reply;
-    } answer = { 0 };
+    struct answer a = { 0 };
     if (n == 0)
-        return;
+        return false;
     memcpy(&head, out, sizeof head);
     memcpy(&event, out + sizeof head, sizeof event);
-    if (n != (ssize_t)sizeof head + head.bytes || head.id != KVMI_EVENT || event.bytes != sizeof event || event.vcpu ||
-        !kvmi_event_name(&kvmi_dialect_libkvmi, event.event) || event.event == KVMI_EVENT_UNHOOK)
-        fail(&head, "a wrong event");
-    answer.reply.event = event.event;
-    answer.reply.action = batches_choose(&seed, 8) ? KVMI_CONTINUE : (uint8_t)batches_choose(&seed, 4);
-    answer.vcpu.vcpu = batches_choose(&seed, 32) == 0;
-    head = (struct kvmi_head){ .id = KVMI_EVENT_REPLY, .bytes = sizeof answer, .sequence = head.sequence + (batches_choose(&seed, 32) == 0) };
-    memcpy(in_end - sizeof answer, &answer, sizeof answer);
-    handle(&head, in_end - sizeof answer);
+    check_event(n, &head, &event);
+    uint32_t bytes = fill_answer(&event, out + sizeof head + sizeof event, &a);
+    if (batches_choose(&seed, 200) == 0)
+        bytes = spoil_answer(&a, &head, bytes);
+    head.id = KVMI_EVENT_REPLY;
+    head.bytes = (uint16_t)bytes;
+    memcpy(in_end - bytes, &a, bytes);
+    handle(&head, in_end - bytes);
+
+    return true;
 }
 
 /* A VM that goes says so to who asked for it, once. */
@@ -147,15 +290,19 @@ static void check_end(void)
 static void batch(uint64_t first)
 {
     seed = first;
+    is_harmless = batches_choose(&seed, 2);
     in_end = room_between_holes(IN_BYTES) + IN_BYTES;
     out = room_between_holes(OUT_BYTES);
-    counter_create();
+    counter_create_summing();
     begin_session();
     counter_start();
     for (unsigned i = 0; i < MESSAGES_PER_BATCH; i++) {
-        random_message();
-        if (batches_choose(&seed, 4) == 0)
-            answer_event();
+        if (batches_choose(&seed, 2))
+            sensible_message();
+        else
+            random_message();
+        for (unsigned k = batches_choose(&seed, 4); k && answer_event(); k--)
+            i++;
         if (batches_choose(&seed, 500) == 0)
             begin_session();
     }
@@ -163,7 +310,10 @@ static void batch(uint64_t first)
     kvmi_session_destroy(session);
     session = NULL;
     counter_stop();
-    counter_must_count();
+    if (is_harmless)
+        counter_must_sum();
+    else
+        counter_must_count();
     check_end();
 }
 
