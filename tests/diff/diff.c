@@ -2,9 +2,10 @@
 /*
  * The program: picks forms, makes instances, runs each with many inputs on both sides, reports what differs by form.
  *
- *   diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch] [--mode 64|32] [-v]
+ *   diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch [--system]] [--mode 64|32] [-v]
  *
- * --watch: a tool watches parts of the data and the code, is told, and lets it happen, has it tried again or denies it. An instance is reproduced by --seed,
+ * --watch: a tool watches parts of the data and the code, is told, and lets it happen, has it tried again or denies it; --system: the forms that a process
+ * cannot run. An instance is reproduced by --seed,
  * --instance and --mode (and --only,
  * --single if they were given). Exit status: 0 all equal, 1 differences, 2 usage, 77 this CPU cannot do it.
  */
@@ -31,6 +32,7 @@ static struct {
 } options = { .cases = 2000000, .instance = -1 };
 
 unsigned diff_mode_bits = 64;
+bool diff_is_system;
 static unsigned n_forms;
 static struct machine_state input, native, guest;
 static uint64_t n_cases, n_faults, n_failed;
@@ -266,6 +268,8 @@ static void run_instance(uint64_t number)
     for (unsigned k = 0; k < (options.is_watch ? INPUTS_PER_WATCHED : INPUTS_PER_INSTANCE) && n_failed_forms < FAILED_FORMS_MAX; k++) {
         value_fill_state(&r, &input);
         instance_aim(&r, &i, &input, native_data(), guest_data());
+        if (diff_is_system)
+            system_aim(&r, &i, &input, guest_data());
         if (options.is_watch)
             watched_plan(&r, &i, &input, is_stepping);
         run_case(&i, number, k, is_stepping);
@@ -284,6 +288,8 @@ static int parse(int argc, char **argv)
             options.is_single = true;
         else if (!strcmp(a, "--watch"))
             options.is_watch = true;
+        else if (!strcmp(a, "--system"))
+            diff_is_system = options.is_watch = options.is_single = true;
         else if (!strcmp(a, "-v"))
             options.is_verbose = true;
         else if (!value)
@@ -326,7 +332,7 @@ int main(int argc, char **argv)
     struct features features;
     options.seed = (uint64_t)time(NULL);
     if (parse(argc, argv)) {
-        fprintf(stderr, "usage: diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch] [--mode 64|32] [-v]\n");
+        fprintf(stderr, "usage: diff [--cases N] [--seed S] [--only MNEMONIC] [--instance I] [--step] [--single] [--watch [--system]] [--mode 64|32] [-v]\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);

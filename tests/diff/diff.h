@@ -22,6 +22,8 @@
 
 /* 64, or 32: a 32-bit code segment under a 64-bit kernel. */
 extern unsigned diff_mode_bits;
+/* What the bare CPU cannot be compared on: the judge is the engine itself when nobody watches. */
+extern bool diff_is_system;
 
 /* ---- state ---- */
 #define VECTOR_NONE (-1)
@@ -81,6 +83,9 @@ unsigned forms_build(const struct features *features, const char *only);
 const struct form *form_at(unsigned n);
 /* True if the bare CPU and a guest are expected to agree on it. */
 bool form_is_comparable(const struct insn *in);
+/* True if it touches memory and only a kernel, or a machine of its own, can be compared on it. */
+bool form_is_system(const struct insn *in);
+bool form_is_wanted(const struct insn *in); /* of the two what this run is about */
 bool form_suits_sequence(const struct insn *in);
 bool form_is_string(const struct insn *in);
 bool form_is_popa(const struct insn *in);
@@ -108,6 +113,10 @@ bool instance_make_sequence(struct rng *r, uint64_t at, struct instance *out, un
 /* Points registers at memory for one run; may prepare memory, the same in both copies. */
 void instance_aim(struct rng *r, struct instance *i, struct machine_state *st, uint8_t *native_data, uint8_t *guest_data);
 
+/* ---- aim_system.c ---- */
+/* The same for forms of the other kind; their memory is the guest's alone. */
+void system_aim(struct rng *r, struct instance *i, struct machine_state *st, uint8_t *guest_data);
+
 /* ---- native.c ---- */
 int native_init(void); /* after the engine installed its signal handlers; -ENOSYS where the CPU lacks what it takes */
 uint8_t *native_code(void);
@@ -124,6 +133,15 @@ uint64_t guest_data_gpa(void); /* the pages from DATA_AT to the one that cannot 
 uint8_t *guest_code(void);
 void guest_code_changed(void); /* after writing there */
 uint8_t *guest_data(void);
+#define GUEST_SELECTORS 7
+extern const uint16_t guest_selectors[GUEST_SELECTORS]; /* of every kind that there is */
+/* The base and limit of the descriptor tables as LGDT or LIDT takes them. */
+void guest_table_image(bool is_idt, uint8_t image[10]);
+uint16_t guest_code_selector(void);
+void guest_set_cpl(unsigned cpl); /* of the runs to come: 3, in 64-bit mode also 0 */
+/* Segments, descriptor tables and CR0 at the end of a run, in words. */
+#define GUEST_SYSTEM_WORDS 40
+void guest_system_end(uint64_t words[GUEST_SYSTEM_WORDS]);
 #define GUEST_TAIL_BYTES 2
 void guest_tail(uint8_t *p);
 void guest_run(const struct machine_state *in, struct machine_state *out, bool is_stepping);

@@ -215,6 +215,32 @@ static void expect_enter(const struct insn *in, const struct machine_state *st, 
         note(x, linear(st, SEG_SS, sp - bytes), bytes, WRITE, true);
 }
 
+static unsigned stack_bytes(const struct insn *in)
+{
+    return diff_mode_bits == 64 && in->op_bytes == 4 ? 8 : in->op_bytes;
+}
+
+/* A far call may turn out to be none, and not go beyond its pointer. */
+static bool expect_call(const struct insn *in, const struct machine_state *st, struct expectation *x)
+{
+    bool is_far = (in->modrm >> 3 & 7) == 3;
+    unsigned bytes = is_far ? in->op_bytes : stack_bytes(in), n = is_far ? 2 : 1;
+    note(x, linear(st, SEG_SS, st->gpr[GPR_RSP] - n * bytes), n * bytes, WRITE, true);
+    return false;
+}
+
+/* To an outer privilege level the stack pointer is read too. */
+static bool expect_return(const struct insn *in, const struct machine_state *st, struct expectation *x)
+{
+    bool is_near = in->opcode == 0xc2 || in->opcode == 0xc3, is_iret = in->opcode == 0xcf;
+    unsigned bytes = is_near ? stack_bytes(in) : in->op_bytes, n = is_near ? 1 : is_iret ? 3 : 2;
+    uint64_t sp = st->gpr[GPR_RSP];
+    note(x, linear(st, SEG_SS, sp), n * bytes, READ, true);
+    if (!is_near)
+        note(x, linear(st, SEG_SS, sp + n * bytes + (is_iret ? 0 : (uint16_t)in->imm)), 2 * bytes, READ, false);
+    return true;
+}
+
 /* True if there is nothing besides the stack. */
 static bool expect_stack(const struct insn *in, const struct machine_state *st, struct expectation *x)
 {
@@ -255,6 +281,16 @@ static bool expect_stack(const struct insn *in, const struct machine_state *st, 
         return true;
     case ZYDIS_MNEMONIC_ENTER:
         expect_enter(in, st, x);
+        return true;
+    case ZYDIS_MNEMONIC_CALL:
+        return expect_call(in, st, x);
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+        return expect_return(in, st, x);
+    case ZYDIS_MNEMONIC_INT: /* another stack's */
+    case ZYDIS_MNEMONIC_INT3:
         return true;
     default:
         return false;

@@ -88,6 +88,60 @@ bool form_is_comparable(const struct insn *in)
     }
 }
 
+bool form_is_system(const struct insn *in)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_RET: /* near and far */
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_INT:
+    case ZYDIS_MNEMONIC_INT3:
+        return true;
+    case ZYDIS_MNEMONIC_POP:
+    case ZYDIS_MNEMONIC_MOV:
+        return (in->opnd[0].kind == OPND_SEG && in->mnemonic == ZYDIS_MNEMONIC_POP) || (in->has_mem && in->opnd[0].kind == OPND_SEG);
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_SGDT:
+    case ZYDIS_MNEMONIC_SIDT:
+    case ZYDIS_MNEMONIC_SLDT:
+    case ZYDIS_MNEMONIC_STR:
+    case ZYDIS_MNEMONIC_SMSW:
+    case ZYDIS_MNEMONIC_LGDT:
+    case ZYDIS_MNEMONIC_LIDT:
+    case ZYDIS_MNEMONIC_LLDT:
+    case ZYDIS_MNEMONIC_LTR:
+    case ZYDIS_MNEMONIC_LMSW:
+    case ZYDIS_MNEMONIC_LAR:
+    case ZYDIS_MNEMONIC_LSL:
+    case ZYDIS_MNEMONIC_VERR:
+    case ZYDIS_MNEMONIC_VERW:
+    case ZYDIS_MNEMONIC_INVPCID:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTORS:
+    case ZYDIS_MNEMONIC_XRSTORS64:
+        return in->has_mem;
+    default:
+        return false;
+    }
+}
+
+bool form_is_wanted(const struct insn *in)
+{
+    return diff_is_system ? form_is_system(in) : form_is_comparable(in);
+}
+
 bool form_is_popa(const struct insn *in)
 {
     return in->mnemonic == ZYDIS_MNEMONIC_POPA || in->mnemonic == ZYDIS_MNEMONIC_POPAD;
@@ -239,7 +293,7 @@ static bool decode_probe(const struct form *f, unsigned modrm, struct insn *in)
 
 static bool is_wanted(const struct features *features, const struct insn *in, const char *only)
 {
-    if (!features_allow_insn(features, in) || !form_is_comparable(in))
+    if (!features_allow_insn(features, in) || !form_is_wanted(in))
         return false;
     return !only || !strcmp(form_name(in->mnemonic), only);
 }

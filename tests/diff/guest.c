@@ -47,6 +47,13 @@
 #define USER_CS 0x33
 #define TSS_SELECTOR 0x40
 
+#define IST 1u
+#define TABLES_BYTES (GPA_STACK_TOP - GPA_IDT)
+
+const uint16_t guest_selectors[GUEST_SELECTORS] = { 0, KERNEL_CS, 0x18, USER32_CS, USER_SS, USER_CS, TSS_SELECTOR };
+static unsigned cpl = 3;
+static uint8_t tables[TABLES_BYTES]; /* as they are before a run */
+static struct cpu_state *last;       /* of the VM that ran last */
 static uint8_t *ram;
 static struct vcpu *vcpus[2]; /* translating, stepping */
 
@@ -78,7 +85,7 @@ static void make_tables(void)
     for (unsigned v = 0; v < 32; v++) {
         uint64_t handler = SYSTEM_AT + GPA_HANDLERS + 16 * v;
         ram[GPA_HANDLERS + 16 * v] = 0xf4; /* hlt */
-        put64(GPA_IDT + 16 * v, (handler & 0xffff) | (uint64_t)KERNEL_CS << 16 | 0x8e00ull << 32 | (handler >> 16 & 0xffff) << 48);
+        put64(GPA_IDT + 16 * v, (handler & 0xffff) | (uint64_t)KERNEL_CS << 16 | (0x8e00ull | IST) << 32 | (handler >> 16 & 0xffff) << 48);
         put64(GPA_IDT + 16 * v + 8, handler >> 32);
     }
     put64(GPA_GDT + KERNEL_CS, 0x00af9b000000ffffull);
@@ -86,9 +93,13 @@ static void make_tables(void)
     put64(GPA_GDT + 0x20, 0x00cffb000000ffffull);
     put64(GPA_GDT + (USER_SS & ~7), 0x00cff3000000ffffull);
     put64(GPA_GDT + (USER_CS & ~7), 0x00affb000000ffffull);
-    put64(GPA_TSS + 4, SYSTEM_AT + GPA_STACK_TOP); /* RSP0 */
-    ram[GPA_TSS + 102] = 104;                      /* I/O map base: all ports up to TAIL_PORT are permitted */
+    put64(GPA_TSS + 4, SYSTEM_AT + GPA_STACK_TOP);            /* RSP0 */
+    put64(GPA_TSS + 28 + 8 * IST, SYSTEM_AT + GPA_STACK_TOP); /* a fault at CPL 0 finds no stack of its own */
+    ram[GPA_TSS + 102] = 104;                                 /* I/O map base: all ports up to TAIL_PORT are permitted */
     ram[GPA_TSS + TSS_LIMIT] = 0xff;
+    put64(GPA_GDT + TSS_SELECTOR, TSS_LIMIT | (uint64_t)(GPA_TSS & 0xffffff) << 16 | 0x89ull << 40 | (SYSTEM_AT >> 24 & 0xff) << 56);
+    put64(GPA_GDT + TSS_SELECTOR + 8, SYSTEM_AT >> 32);
+    memcpy(tables, ram + GPA_IDT, TABLES_BYTES);
 }
 
 static void set_user_segments(struct cpu_state *c)
@@ -97,6 +108,11 @@ static void set_user_segments(struct cpu_state *c)
     c->seg[SEG_CS] = (struct segment){ .limit = UINT32_MAX, .selector = USER_CS, .type = 0xb, .present = 1, .dpl = 3, .s = 1, .l = 1, .g = 1 };
     c->seg[SEG_SS] = (struct segment){ .limit = UINT32_MAX, .selector = USER_SS, .type = 3, .present = 1, .dpl = 3, .db = 1, .s = 1, .g = 1 };
     c->seg[SEG_DS] = c->seg[SEG_ES] = c->seg[SEG_FS] = c->seg[SEG_GS] = null;
+    if (!cpl) {
+        c->seg[SEG_CS].selector = KERNEL_CS;
+        c->seg[SEG_SS].selector = 0x18;
+        c->seg[SEG_CS].dpl = c->seg[SEG_SS].dpl = 0;
+    }
     if (diff_mode_bits == 64)
         return;
     c->seg[SEG_CS].selector = USER32_CS;
@@ -147,6 +163,46 @@ int guest_init(struct features *features)
     make_tables();
     int r = make_vm(0, features);
     return r ? r : make_vm(1, features);
+}
+
+void guest_table_image(bool is_idt, uint8_t image[10])
+{
+    const struct desc_table *t = is_idt ? &vcpus[0]->cpu.idtr : &vcpus[0]->cpu.gdtr;
+    memcpy(image, &t->limit, 2);
+    memcpy(image + 2, &t->base, 8);
+}
+
+uint16_t guest_code_selector(void)
+{
+    return !cpl ? KERNEL_CS : diff_mode_bits == 64 ? USER_CS : USER32_CS;
+}
+
+void guest_set_cpl(unsigned level)
+{
+    cpl = level;
+}
+
+static void segment_words(const struct segment *s, uint64_t *words)
+{
+    words[0] = s->base;
+    words[1] = s->limit | (uint64_t)s->selector << 32;
+    words[2] = segment_attributes(s) | (uint64_t)s->unusable << 32;
+}
+
+void guest_system_end(uint64_t words[GUEST_SYSTEM_WORDS])
+{
+    const struct cpu_state *c = last;
+    memset(words, 0, GUEST_SYSTEM_WORDS * sizeof *words);
+    for (unsigned n = 0; n < SEG_COUNT; n++)
+        segment_words(&c->seg[n], words + 3 * n);
+    segment_words(&c->ldtr, words + 18);
+    segment_words(&c->tr, words + 21);
+    words[24] = c->gdtr.base;
+    words[25] = c->gdtr.limit;
+    words[26] = c->idtr.base;
+    words[27] = c->idtr.limit;
+    words[28] = c->cr0;
+    words[29] = c->cr2;
 }
 
 int guest_watch(void)
@@ -230,7 +286,14 @@ static void take_end(struct vcpu *v, int r, struct machine_state *out)
 void guest_run(const struct machine_state *in, struct machine_state *out, bool is_stepping)
 {
     struct vcpu *v = vcpus[is_stepping];
-    struct cpu_state *c = &v->cpu;
+    struct cpu_state *c = last = &v->cpu;
+    if (diff_is_system) {
+        memcpy(ram + GPA_IDT, tables, TABLES_BYTES);
+        set_system_state(c);
+        c->ldtr = (struct segment){ .unusable = 1 };
+        c->cr2 = 0;
+        v->vm->engine->state_changed(v);
+    }
     memcpy(c->gpr, in->gpr, sizeof c->gpr);
     c->rip = in->rip;
     c->rflags = in->rflags;
@@ -247,6 +310,6 @@ void guest_run(const struct machine_state *in, struct machine_state *out, bool i
     out->gs_base = c->seg[SEG_GS].base;
     memcpy(out->xsave, c->xsave, state_xsave_bytes());
     take_end(v, r, out);
-    if (out->vector == VECTOR_BROKEN)
+    if (out->vector == VECTOR_BROKEN && !diff_is_system) /* else at the next run */
         set_system_state(c);
 }

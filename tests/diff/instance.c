@@ -196,7 +196,7 @@ static bool try_encode(struct rng *r, const struct request *q, struct insn *in, 
         encode_evex(r, q, &a, modrm, &e);
     for (int i = 0; i < 8; i++)
         put(&e, (unsigned)rng_next(r));
-    if (insn_decode(in, e.p, e.n, diff_mode_bits) || in->mnemonic != f->mnemonic || in->enc != f->enc || in->opcode != f->opcode || !form_is_comparable(in))
+    if (insn_decode(in, e.p, e.n, diff_mode_bits) || in->mnemonic != f->mnemonic || in->enc != f->enc || in->opcode != f->opcode || !form_is_wanted(in))
         return false;
     *fixed = fix_address(r, q, &e, in);
     memcpy(bytes, e.p, in->len);

@@ -34,13 +34,14 @@ static enum watch_answer choose(const struct tool_event *e)
 {
     if (e->n_told <= plan.n_retries)
         return WATCH_RETRY;
-    bool may_deny = e->record.rip >= plan.deny_first && e->record.rip < plan.deny_end;
+    bool is_its_own = e->record.event.gva < ARENA_END; /* not part of a delivery */
+    bool may_deny = is_its_own && e->record.rip >= plan.deny_first && e->record.rip < plan.deny_end;
     return n_events - 1 == plan.deny_at && may_deny ? WATCH_DENY : WATCH_CONTINUE;
 }
 
 static void hear(struct look_listener *l, const struct watch_record *r)
 {
-    assert(r->event.kind == WATCH_ACCESS && !r->vcpu && r->cpl == 3 && plan.is_asking == (r->question != 0));
+    assert(r->event.kind == WATCH_ACCESS && !r->vcpu && plan.is_asking == (r->question != 0));
     if (!n_events || !is_again(&events[n_events - 1], r)) {
         assert(n_events < EVENTS_MAX);
         events[n_events++] = (struct tool_event){ .record = *r };

@@ -17,6 +17,7 @@ static struct tool_plan plan;
 static bool is_on_stepping; /* the VM that runs the case */
 static struct expectation expected;
 static struct tool_event first_run[EVENTS_KEPT];
+static uint8_t before[DATA_BYTES];
 static uint64_t n_told, n_denied, n_retried, n_silent, n_by_view;
 
 int watched_init(void)
@@ -27,7 +28,7 @@ int watched_init(void)
 bool watched_wants(const struct insn *in)
 {
     return in->has_mem || form_is_string(in) || form_is_masked_store(in) || in->category == ZYDIS_CATEGORY_PUSH || in->category == ZYDIS_CATEGORY_POP ||
-           in->mnemonic == ZYDIS_MNEMONIC_ENTER || in->mnemonic == ZYDIS_MNEMONIC_LEAVE;
+           form_is_system(in) || in->mnemonic == ZYDIS_MNEMONIC_ENTER || in->mnemonic == ZYDIS_MNEMONIC_LEAVE;
 }
 
 /* ---- what is asked for ---- */
@@ -92,6 +93,8 @@ void watched_plan(struct rng *r, const struct instance *i, const struct machine_
     else
         expect_insn(&i->insn[0], &at, 2, true, &expected);
     plan_data(r);
+    if (diff_is_system && rng_percent(r, 40)) /* descriptors, the TSS, the stack of a delivery */
+        add_range(0x9000, 0x5000, WATCH_READ | WATCH_WRITE);
     if (rng_percent(r, 15))
         plan_code(r, i);
     if (rng_percent(r, 30))
@@ -140,15 +143,17 @@ static bool is_sane(const struct instance *i, const struct tool_event *e, char *
 {
     const struct watch_record *r = &e->record;
     const struct watch_event *w = &r->event;
-    bool is_tail = r->rip == i->at + i->len;
+    bool is_tail = r->rip == i->at + i->len, is_delivery = diff_is_system && w->gva >> 63; /* or may be one, wherever a transfer ended */
     if (!w->bytes || !meets_range(w))
         return wrong(text, e, "beside what is watched");
-    if (!insn_at(i, r->rip) && !is_tail)
+    if (!insn_at(i, r->rip) && !is_tail && !is_delivery)
         return wrong(text, e, "of no instruction");
     if (e->n_told != 1 + (plan.is_asking ? plan.n_retries : 0))
         return wrong(text, e, "not told as often as it was to be tried again");
     if (w->access == WATCH_EXECUTE)
         return (w->gva == r->rip && w->gpa - guest_code_gpa() == w->gva - CODE_AT) || wrong(text, e, "execution of something else");
+    if (is_delivery)
+        return w->gva == w->gpa - (1ull << 31) || wrong(text, e, "not the system's");
     if (!w->access || (w->access & WATCH_EXECUTE) || w->gva - DATA_AT != w->gpa - guest_data_gpa() || (w->gva & PAGE_OFFSET_MASK) + w->bytes > PAGE_BYTES)
         return wrong(text, e, "not an access to data");
     return true;
@@ -218,7 +223,7 @@ static bool judge_single(const struct instance *i, const struct machine_state *i
             return false;
         n_executed += is_execute && !is_tail;
         n_tails += is_execute && is_tail;
-        if (is_execute)
+        if (is_execute || e[k].record.event.gva >> 63)
             continue;
         if (is_tail)
             return wrong(text, &e[k], "of the tail");
@@ -269,11 +274,44 @@ static bool judge_sequence(const struct instance *i, const struct tool_event *e,
 
 /* ---- a run ---- */
 
+/* On the engine, with nobody watching. The memory afterwards is the "bare CPU's". */
+static void run_unwatched(const struct instance *i, const struct machine_state *input, const struct insn *denied, struct machine_state *out)
+{
+    static uint8_t watched[DATA_BYTES];
+    memcpy(watched, guest_data(), DATA_BYTES);
+    memcpy(guest_data(), before, DATA_BYTES);
+    if (denied) {
+        memset(guest_code() + (i->at - CODE_AT), 0x90, denied->len);
+        guest_code_changed();
+    }
+    guest_run(input, out, is_on_stepping);
+    if (denied) {
+        memcpy(guest_code() + (i->at - CODE_AT), denied->bytes, denied->len);
+        guest_code_changed();
+    }
+    memcpy(native_data(), guest_data(), DATA_BYTES);
+    memcpy(guest_data(), watched, DATA_BYTES);
+}
+
+static bool is_system_same(const uint64_t *a, const uint64_t *b, char *text)
+{
+    for (unsigned n = 0; n < GUEST_SYSTEM_WORDS; n++)
+        if (a[n] != b[n]) {
+            snprintf(text, COMPARE_TEXT_BYTES, "system state: word %u is %#llx, unwatched %#llx", n, (unsigned long long)a[n], (unsigned long long)b[n]);
+            return false;
+        }
+    return true;
+}
+
 /* The bare CPU does not do what was denied. */
 static void run_native(const struct instance *i, const struct machine_state *input, const struct tool_event *denied, uint64_t n_done, struct machine_state *out)
 {
     const struct insn *in = denied ? insn_at(i, denied->record.rip) : NULL;
     struct machine_state changed = *input;
+    if (diff_is_system) {
+        run_unwatched(i, input, in, out);
+        return;
+    }
     if (!in) {
         native_run(input, out);
         return;
@@ -319,21 +357,25 @@ static void count(const struct tool_event *e, unsigned n)
 
 bool watched_run(const struct instance *i, const struct machine_state *input, struct machine_state *native, struct machine_state *guest, char *text)
 {
-    static uint8_t before[DATA_BYTES];
+    uint64_t system[2][GUEST_SYSTEM_WORDS];
     unsigned n, n_stepped = 0;
+    memcpy(before, guest_data(), DATA_BYTES);
     if (i->is_sequence) {
-        memcpy(before, guest_data(), DATA_BYTES);
         const struct tool_event *stepped = run_guest(input, true, guest, &n_stepped);
         memcpy(first_run, stepped, (n_stepped < EVENTS_KEPT ? n_stepped : EVENTS_KEPT) * sizeof *stepped);
         memcpy(guest_data(), before, DATA_BYTES);
     }
     const struct tool_event *e = run_guest(input, is_on_stepping, guest, &n), *denied = find_denied(e, n);
     count(e, n);
+    guest_system_end(system[0]);
     const struct insn *in = &i->insn[0];
     uint64_t n_done = denied ? expect_iterations(in, input->gpr[GPR_RCX], denied->record.gpr[GPR_RCX]) : 0;
     if (denied && !(in->has_f2 || in->has_f3))
         n_done = 0;
     run_native(i, input, denied, n_done, native);
+    guest_system_end(system[1]);
+    if (diff_is_system && !is_system_same(system[0], system[1], text))
+        return false;
     if (i->is_sequence)
         return judge_sequence(i, e, n, n_stepped, text);
     bool is_complete = native->vector == VECTOR_NONE && !denied;
