@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A tool that treats a VM badly, started by run-harassed. `harasser kill VM ROUNDS PAGES`: in each round a child holds all vCPUs, watches so many single pages
- * and single-steps, and is killed; says in how many milliseconds every vCPU of the guest went on. `harasser cycles VM N`: so many connections that come, hold,
- * subscribe, step, and go in every way. Exit status 0 if all was undone each time.
+ * or denies them, and single-steps, and is killed; says in how many milliseconds every vCPU of the guest went on. `harasser cycles VM N`: so many connections
+ * that come, hold, subscribe, step, and go in every way. `harasser views VM N`: so often the vCPUs run for a while in a view where pages that they use are
+ * copies. Exit status 0 if all was undone each time.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -75,6 +76,29 @@ static void watch_pages(struct vitrine_vm *vm, unsigned n)
     free(range);
 }
 
+static void switch_all(struct vitrine_vm *vm, unsigned view)
+{
+    struct vitrine_vcpu_info info[VCPUS_MAX];
+    for (unsigned i = look(vm, info); i--;)
+        if (vitrine_view_switch(vm, info[i].id, view))
+            fail("switch");
+}
+
+/* As watch_pages, but the pages are denied, one call each, in a view with all vCPUs in it. */
+static void deny_pages(struct vitrine_vm *vm, unsigned n)
+{
+    uint64_t first = (uint64_t)rand() % (memory_pages - 2 * n);
+    int view = vitrine_view_create(vm);
+    if (view < 0)
+        fail("view");
+    switch_all(vm, (unsigned)view);
+    for (unsigned i = 0; i < n; i++) {
+        struct vitrine_page page = { .gpa = (first + 2 * i) * PAGE_BYTES, .access = (unsigned)rand() % 7 };
+        if (vitrine_view_set_access(vm, (unsigned)view, &page, 1))
+            fail("access");
+    }
+}
+
 /* ---- killed ---- */
 
 static void grip(unsigned round, unsigned n_pages, int ready)
@@ -83,7 +107,10 @@ static void grip(unsigned round, unsigned n_pages, int ready)
     if (round % 2 == 0 && vitrine_vm_hold(vm))
         fail("hold");
     double began = now_ms();
-    watch_pages(vm, n_pages);
+    if (round % 3 == 2)
+        deny_pages(vm, n_pages);
+    else
+        watch_pages(vm, n_pages);
     double ms = now_ms() - began;
     subscribe(vm, VITRINE_ON_STEP, VITRINE_SUBSCRIBE_ASK, NULL, 0);
     if (write(ready, &ms, sizeof ms) != sizeof ms)
@@ -199,6 +226,10 @@ static void visit(unsigned kind)
         subscribe(vm, VITRINE_ON_STEP, VITRINE_SUBSCRIBE_ASK, NULL, 0);
         answer_some(vm, 20);
         break;
+    case 6:
+        deny_pages(vm, 100);
+        answer_some(vm, 10);
+        break;
     default:
         subscribe(vm, VITRINE_ON_INTERRUPT, VITRINE_SUBSCRIBE_ASK, NULL, 0);
         answer_some(vm, 5);
@@ -215,7 +246,7 @@ static void cycles(unsigned n)
         if (i % 50 == 49)
             kill_one(vm, i / 50, 100, &watch_ms);
         else
-            visit(i % 7);
+            visit(i % 8);
     struct vitrine_vcpu_info before[VCPUS_MAX];
     unsigned n_vcpus = look(vm, before);
     wait_for_all(vm, before, n_vcpus);
@@ -225,6 +256,94 @@ static void cycles(unsigned n)
             errno = 0, fail("nothing is held at the end");
     printf("%u cycles in %.1f s\n", n, (now_ms() - began) / 1e3);
     vitrine_vm_close(vm);
+}
+
+/* ---- copies ---- */
+
+#define COPIES_MAX (2 * VCPUS_MAX)
+#define COPIES_AT (1ull << 36)
+
+struct copy {
+    uint64_t from, at;
+};
+
+static void copy_page(struct vitrine_vm *vm, uint64_t to, uint64_t from)
+{
+    uint8_t page[PAGE_BYTES];
+    if (vitrine_mem_read(vm, from, page, sizeof page) != sizeof page || vitrine_mem_write(vm, to, page, sizeof page) != sizeof page)
+        fail("copy");
+}
+
+/* The page at a linear address of a vCPU that stands still gets a copy that the view shows; no device writes to code or stacks. */
+static unsigned show_copy(struct vitrine_vm *vm, unsigned view, uint32_t vcpu, uint64_t gva, struct copy *copy, unsigned n)
+{
+    struct vitrine_translation t;
+    if (vitrine_vcpu_translate(vm, vcpu, gva, &t))
+        fail("translate");
+    struct copy c = { .from = t.gpa & ~(PAGE_BYTES - 1), .at = COPIES_AT + n * PAGE_BYTES };
+    for (unsigned i = 0; i < n; i++)
+        if (copy[i].from == c.from)
+            return n;
+    if (t.result != VITRINE_WALK_OK)
+        return n;
+    if (vitrine_page_add(vm, c.at))
+        fail("add");
+    copy_page(vm, c.at, c.from);
+    if (vitrine_view_remap(vm, view, c.from, c.at))
+        fail("remap");
+    copy[n] = c;
+    return n + 1;
+}
+
+static unsigned show_copies(struct vitrine_vm *vm, unsigned view, struct copy *copy)
+{
+    struct vitrine_vcpu_info info[VCPUS_MAX];
+    struct vitrine_regs regs;
+    unsigned n = 0;
+    for (unsigned i = look(vm, info); i--;) {
+        if (vitrine_vcpu_get_regs(vm, info[i].id, &regs))
+            fail("registers");
+        n = show_copy(vm, view, info[i].id, regs.rip, copy, n);
+        n = show_copy(vm, view, info[i].id, regs.gpr[4], copy, n);
+    }
+    return n;
+}
+
+/* What the guest did to the copies it did to the pages, when these are seen again. */
+static unsigned show_for_a_while(bool is_closed_early)
+{
+    struct copy copy[COPIES_MAX];
+    struct vitrine_vm *vm = open_vm();
+    int view = vitrine_view_create(vm);
+    if (view < 0 || vitrine_vm_hold(vm))
+        fail("view");
+    unsigned n = show_copies(vm, (unsigned)view, copy);
+    for (unsigned i = 0; i < n; i++) {
+        struct vitrine_page page = { .gpa = copy[i].from, .access = (unsigned)rand() % 8, .writeable = (unsigned)rand() };
+        if (i % 2 ? vitrine_view_set_access(vm, (unsigned)view, &page, 1) : vitrine_view_set_writeable(vm, (unsigned)view, &page, 1))
+            fail("access");
+    }
+    switch_all(vm, (unsigned)view);
+    if (vitrine_vm_release(vm))
+        fail("release");
+    answer_some(vm, 200);
+    if (vitrine_vm_hold(vm))
+        fail("hold");
+    for (unsigned i = 0; i < n; i++)
+        copy_page(vm, copy[i].from, copy[i].at);
+    if (!is_closed_early && vitrine_view_destroy(vm, (unsigned)view))
+        fail("destroy");
+    vitrine_vm_close(vm);
+    return n;
+}
+
+static void views(unsigned n)
+{
+    unsigned n_copies = 0;
+    double began = now_ms();
+    for (unsigned i = 0; i < n; i++)
+        n_copies += show_for_a_while(i % 2);
+    printf("%u views, %u copied pages in %.1f s\n", n, n_copies, (now_ms() - began) / 1e3);
 }
 
 int main(int argc, char **argv)
@@ -243,6 +362,8 @@ int main(int argc, char **argv)
         kill_all((unsigned)atoi(argv[3]), (unsigned)atoi(argv[4]));
     else if (!strcmp(argv[1], "cycles") && argc == 4)
         cycles((unsigned)atoi(argv[3]));
+    else if (!strcmp(argv[1], "views") && argc == 4)
+        views((unsigned)atoi(argv[3]));
     else
         return 2;
     return 0;
