@@ -124,9 +124,10 @@ static json_t *overview_json(const struct overview *o)
     json_t *vm = vm_json(&o->vm), *slots = json_array(), *vcpus = json_array(), *tools = json_array();
     for (int i = 0; i < o->n_slots; i++) {
         const struct vitrine_slot *s = &o->slot[i];
-        json_array_append_new(slots, json_pack("{s:I, s:o, s:I, s:o, s:b, s:b, s:s}", "id", (json_int_t)s->id, "gpa", inspect_hex(s->gpa), "bytes",
+        json_array_append_new(slots, json_pack("{s:I, s:o, s:I, s:o, s:b, s:b, s:b, s:s}", "id", (json_int_t)s->id, "gpa", inspect_hex(s->gpa), "bytes",
                                                (json_int_t)s->bytes, "host", inspect_hex(s->host), "readonly", (int)(s->flags & VITRINE_SLOT_READONLY),
-                                               "log_dirty", (int)(s->flags & VITRINE_SLOT_LOG_DIRTY), "share", inspect_share_word(s)));
+                                               "log_dirty", (int)(s->flags & VITRINE_SLOT_LOG_DIRTY), "tools", (int)(s->flags & VITRINE_SLOT_TOOLS), "share",
+                                               inspect_share_word(s)));
     }
     for (int i = 0; i < o->n_vcpus; i++) {
         const struct vitrine_vcpu_info *c = &o->vcpu[i];
@@ -177,7 +178,10 @@ static void print_overview(const struct overview *o)
     for (int i = 0; i < o->n_slots; i++) {
         const struct vitrine_slot *s = &o->slot[i];
         printf("%-5" PRIu32 " 0x%-16" PRIx64 " %12s  0x%-12" PRIx64 "%s%s%s %s\n", s->id & 0xffff, s->gpa, inspect_size(s->bytes, size), s->host,
-               s->flags & VITRINE_SLOT_READONLY ? " read-only" : "", s->flags & VITRINE_SLOT_LOG_DIRTY ? " logs writes" : "", s->id >> 16 ? " SMM" : "",
+               s->flags & VITRINE_SLOT_READONLY ? " read-only" : "", s->flags & VITRINE_SLOT_LOG_DIRTY ? " logs writes" : "",
+               s->id >> 16                     ? " SMM"
+               : s->flags & VITRINE_SLOT_TOOLS ? " a tool's"
+                                               : "",
                inspect_share_sentence(s));
     }
     printf("\n%-5s %-15s %5s %-18s %-18s %10s %10s %10s\n", "VCPU", "STATE", "MODE", "RIP", "CR3", "IO", "MMIO", "IRQS");

@@ -39,6 +39,7 @@ struct vitrine_vm_info {
 #define VITRINE_SLOT_READONLY 1u
 #define VITRINE_SLOT_LOG_DIRTY 2u
 #define VITRINE_SLOT_PARTLY 4u /* of mappings: behind its beginning there are pages that cannot be shared; they read as zeroes and are this process's own */
+#define VITRINE_SLOT_TOOLS 8u  /* a page that a tool added: see vitrine_page_add */
 
 /* Whether vitrine_vm_map can map a slot, or why it cannot. */
 enum vitrine_share {

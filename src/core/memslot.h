@@ -20,7 +20,7 @@ enum { SPACE_NORMAL, SPACE_SMM, SPACE_COUNT };
 
 /* Slots of the normal space that are pages of tools, not the client's: their memory is core's, and they give way to the client's slots. */
 #define MEMSLOT_TOOL_FIRST 0xc000u
-#define MEMSLOT_TOOL_PAGES_MAX 4096u
+#define MEMSLOT_TOOL_PAGES_MAX 1024u
 
 struct memslot {
     gpa_t gpa;

@@ -80,6 +80,7 @@ static void test_views(void **state)
     (void)state;
     struct vitrine_event e;
     struct vitrine_vm_info info;
+    struct vitrine_slot slot[2];
     struct vitrine_page page[2] = { { .gpa = 0, .access = VITRINE_READ | VITRINE_EXECUTE }, { .gpa = 0x1000, .access = VITRINE_EXECUTE } };
     uint16_t word = 0x1234;
     int view = vitrine_view_create(vm);
@@ -89,6 +90,9 @@ static void test_views(void **state)
     assert_int_equal(vitrine_page_add(vm, 0x80000), 0);
     assert_int_equal(vitrine_page_add(vm, 0x80000), -1);
     assert_int_equal(errno, EEXIST);
+    assert_int_equal(vitrine_vm_slots(vm, slot, 2), 2);
+    assert_int_equal(slot[1].gpa, 0x80000);
+    assert_int_equal(slot[1].flags, VITRINE_SLOT_TOOLS);
     assert_int_equal(vitrine_mem_write(vm, 0x80500, &word, 2), 2);
     assert_int_equal(vitrine_view_remap(vm, (unsigned)view, 0, 0x80000), 0);
     assert_int_equal(vitrine_view_set_access(vm, (unsigned)view, page, 2), 0);

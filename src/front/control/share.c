@@ -21,7 +21,8 @@ static unsigned get_slots(struct vm *vm, struct memslot slot[CONTROL_SLOTS_MAX])
 
 static uint16_t flags_of(const struct memslot *s)
 {
-    return (uint16_t)((s->flags & MEMSLOT_READONLY ? VITRINE_SLOT_READONLY : 0) | (s->flags & MEMSLOT_LOG_DIRTY ? VITRINE_SLOT_LOG_DIRTY : 0));
+    return (uint16_t)((s->flags & MEMSLOT_READONLY ? VITRINE_SLOT_READONLY : 0) | (s->flags & MEMSLOT_LOG_DIRTY ? VITRINE_SLOT_LOG_DIRTY : 0) |
+                      (memslot_is_tools(s) ? VITRINE_SLOT_TOOLS : 0));
 }
 
 int control_slots(struct control_arg *a)
