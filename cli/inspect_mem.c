@@ -24,9 +24,9 @@
 #define SLOTS_MAX 2048
 
 static const char mem_usage[] = "usage: vitrine mem read [--virtual] [--vcpu N] [--raw|--json] VM ADDRESS [BYTES]\n"
-                                "       vitrine mem write [--virtual] [--vcpu N] [--hex BYTES] VM ADDRESS      (without --hex: standard input)\n"
+                                "       vitrine mem write [--virtual] [--vcpu N] [--hex BYTES] [--json] VM ADDRESS      (without --hex: standard input)\n"
                                 "       vitrine mem search [--hex] [--count N] [--json] VM PATTERN\n"
-                                "       vitrine mem dump [--format raw|elf|lime] [--live] VM FILE              (FILE may be - for standard output)\n"
+                                "       vitrine mem dump [--format raw|elf|lime] [--live] [--json] VM FILE      (FILE may be - for standard output)\n"
                                 "       vitrine mem map [--json] VM\n\n"
                                 "ADDRESS is guest-physical, with --virtual translated by the page tables of vCPU N (0). BYTES takes K, M, G.\n"
                                 "search looks for a text, or for bytes in hexadecimal, through all memory; it prints physical addresses.\n"
@@ -150,17 +150,25 @@ static int mem_read(struct vitrine_vm *vm, const struct options *o, char **argv,
     return status;
 }
 
+static int print_written(const struct options *o, uint64_t address, uint64_t bytes)
+{
+    if (!o->is_json)
+        return CLI_DONE;
+    return inspect_print_json("mem", json_pack("{s:o, s:I}", "address", inspect_hex(address), "bytes", (json_int_t)bytes));
+}
+
 static int write_input(struct vitrine_vm *vm, const struct options *o, uint64_t address)
 {
     uint8_t piece[65536];
-    for (size_t n; (n = fread(piece, 1, sizeof piece, stdin)) > 0; address += n) {
-        ssize_t done = access_memory(vm, o, address, piece, n, true);
+    uint64_t at = address;
+    for (size_t n; (n = fread(piece, 1, sizeof piece, stdin)) > 0; at += n) {
+        ssize_t done = access_memory(vm, o, at, piece, n, true);
         if (done < 0)
             return CLI_FAILED;
         if ((size_t)done < n)
-            return cli_error(CLI_FAILED, "mem", "memory ends at 0x%" PRIx64 "; what comes before is written", address + (uint64_t)done);
+            return cli_error(CLI_FAILED, "mem", "memory ends at 0x%" PRIx64 "; what comes before is written", at + (uint64_t)done);
     }
-    return ferror(stdin) ? cli_error(CLI_FAILED, "mem", "cannot read standard input: %s", strerror(errno)) : CLI_DONE;
+    return ferror(stdin) ? cli_error(CLI_FAILED, "mem", "cannot read standard input: %s", strerror(errno)) : print_written(o, address, at - address);
 }
 
 static int mem_write(struct vitrine_vm *vm, const struct options *o, char **argv, int argc)
@@ -178,7 +186,7 @@ static int mem_write(struct vitrine_vm *vm, const struct options *o, char **argv
     ssize_t done = access_memory(vm, o, address, bytes, (size_t)n, true);
     if (done >= 0 && done < n)
         return cli_error(CLI_FAILED, "mem", "memory ends after %zd bytes; these are written", done);
-    return done < 0 ? CLI_FAILED : CLI_DONE;
+    return done < 0 ? CLI_FAILED : print_written(o, address, (uint64_t)n);
 }
 
 /* ---- search ---- */
@@ -308,7 +316,7 @@ static int mem_dump(struct vitrine_vm *vm, const struct options *o, char **argv,
     if (!r && !is_stdout && close(fd))
         r = -1;
     if (!r)
-        return CLI_DONE;
+        return o->is_json && !is_stdout ? inspect_print_json("mem", json_pack("{s:s, s:s}", "file", argv[1], "format", formats[format])) : CLI_DONE;
     int error = errno;
     struct stat file;
     if (!is_stdout && stat(argv[1], &file) == 0 && S_ISREG(file.st_mode))

@@ -341,7 +341,7 @@ enum vitrine_vcpu_change {
 
 #define VITRINE_READ 1u
 #define VITRINE_WRITE 2u
-#define VITRINE_EXECUTE 4u /* an instruction begins there */
+#define VITRINE_EXECUTE 4u /* an instruction begins there: a breakpoint that the guest cannot see, since nothing is written into its code */
 
 /* Bytes of guest-physical memory, first to last, and which accesses count. The CPU's own reads and updates of page tables do not. */
 struct vitrine_range {
