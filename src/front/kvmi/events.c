@@ -298,7 +298,7 @@ static void let_go(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, 
 {
     struct watch_reply reply;
     cpu->is_told = false;
-    if (!cpu->has_question) {
+    if (cpu->told_event == KVMI_EVENT_PAUSE_VCPU) { /* a question may have come since: somebody else can step a held vCPU */
         end_pause(vm, cpu, verdict);
         return;
     }
