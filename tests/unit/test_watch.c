@@ -29,6 +29,8 @@ GUEST_CODE(hypercall, ".code16\n mov $0x77, %eax\n vmcall\n out %al, $0x10");
 GUEST_CODE(port, ".code16\n mov $0x21, %al\n out %al, $0x80\n in $0x81, %al\n out %al, $0x10");
 GUEST_CODE(fault, ".code16\n xor %cx, %cx\n div %cx\n mov $9, %bx\n out %al, $0x10");
 GUEST_CODE(int80, ".code16\n mov $0x1234, %eax\n int $0x80\n int $0x81\n out %al, $0x10");
+GUEST_CODE(port_strings, ".code16\n cld\n mov $0x8000, %si\n mov $0x80, %dx\n mov $3, %cx\n rep outsb\n mov $0x8100, %di\n mov $0x81, %dx\n mov $2, %cx\n"
+                         " rep insb\n mov %cx, %bx\n mov %si, %ax\n mov %di, %cx\n out %al, $0x10");
 GUEST_CODE(step, ".code16\n mov $1, %bx\n inc %bx\n jmp 1f\n nop\n1: inc %bx\n out %al, $0x10");
 GUEST_CODE(execute, ".code16\n mov $1, %bx\n call 1f\n inc %bx\n out %al, $0x10\n .org 0x100 + code_execute\n1: mov $5, %cx\n ret");
 GUEST_CODE(syscall, ".code64\n mov $0x27, %eax\n syscall\n ud2");
@@ -403,6 +405,31 @@ static void test_access(void **state)
     watched_destroy(&g);
 }
 
+/* Elements one by one; the client has its exits, once each. Denied: the rest of the instruction is not done, and no port is read for it. */
+static void test_port_strings(void **state)
+{
+    (void)state;
+    for (enum watch_answer a = WATCH_CONTINUE; a <= WATCH_DENY; a++) {
+        struct watched g;
+        WATCHED_CREATE(&g, port_strings);
+        watched_ask_range(&g, DATA_AT, DATA_AT + 0xfff, WATCH_READ | WATCH_WRITE);
+        watched_start(&g);
+        for (unsigned i = 0; i < 3; i++)
+            watched_expect_access(&g, WATCH_READ, DATA_AT + i, 1, WATCH_CONTINUE);
+        watched_expect_access(&g, WATCH_WRITE, DATA_AT + 0x100, 1, WATCH_CONTINUE);
+        watched_expect_access(&g, WATCH_WRITE, DATA_AT + 0x101, 1, a);
+        watched_expect_end(&g);
+        struct kvm_regs regs = real_guest_regs(&g.real);
+        assert_int_equal(g.n_debug_port, 3);
+        assert_int_equal(regs.rbx, a == WATCH_DENY);
+        assert_int_equal((uint16_t)regs.rax, DATA_AT + 3);
+        assert_int_equal((uint16_t)regs.rcx, DATA_AT + 0x101 + (a != WATCH_DENY));
+        assert_int_equal(g.real.ram[DATA_AT + 0x100], 0x42);
+        assert_int_equal(g.real.ram[DATA_AT + 0x101], a == WATCH_DENY ? 0 : 0x42);
+        watched_destroy(&g);
+    }
+}
+
 static void test_execute(void **state)
 {
     (void)state;
@@ -493,6 +520,7 @@ int main(void)
         cmocka_unit_test(test_int80),
         cmocka_unit_test(test_step),
         cmocka_unit_test(test_access),
+        cmocka_unit_test(test_port_strings),
         cmocka_unit_test(test_execute),
         cmocka_unit_test(test_delivery_to_watched_stack),
         cmocka_unit_test(test_syscall),
