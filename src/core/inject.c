@@ -16,6 +16,7 @@ static int inject_interrupt(struct vcpu *v, uint8_t vector, bool may_replace)
         if (atomic_load(&v->ev.nmi_pending) >= NMIS_MAX)
             return -EBUSY;
         atomic_fetch_add(&v->ev.nmi_pending, 1);
+        v->watch.has_injected_nmi = true;
         return 0;
     }
     if (vector < FIRST_INTERRUPT)

@@ -171,7 +171,7 @@ static void reset_events(struct vcpu *v)
     v->replay.n = v->replay.next = 0;
     v->replay.io_done = false;
     watch_forget(&v->watch);
-    v->watch.has_injected_exception = v->watch.has_injected_irq = false;
+    v->watch.has_injected_exception = v->watch.has_injected_irq = v->watch.has_injected_nmi = false;
     v->posted.n = v->posted.next = 0;
 }
 

@@ -129,10 +129,10 @@ struct watch_gift {
 /* A vCPU's part. Its own thread's, but while a question is open: under vm.watch.lock. */
 struct watch_vcpu {
     unsigned n_grants, n_gifts;
-    bool is_announced;                             /* WATCH_VCPU_CREATED */
-    bool has_injected_exception, has_injected_irq; /* what is pending is a tool's */
-    bool is_denied;                                /* the instruction at denied_rip is to be skipped */
-    bool is_delivery;                              /* the question came while an exception or interrupt was delivered, which is pending again */
+    bool is_announced;                                               /* WATCH_VCPU_CREATED */
+    bool has_injected_exception, has_injected_irq, has_injected_nmi; /* what is pending is a tool's */
+    bool is_denied;                                                  /* the instruction at denied_rip is to be skipped */
+    bool is_delivery; /* the question came while an exception or interrupt was delivered, which is pending again */
     uint64_t denied_rip;
     uint64_t waits_for;      /* bit per listener: has not answered */
     uint64_t waits_for_room; /* has no room for what the vCPU has to tell, and must not lose it */

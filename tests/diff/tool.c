@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "gifts.h"
 #include "introspect/view.h"
 
 #define ACCESS_ALL (WATCH_READ | WATCH_WRITE | WATCH_EXECUTE)
@@ -52,7 +53,10 @@ static void hear(struct look_listener *l, const struct watch_record *r)
         return;
     e->answer = choose(e);
     atomic_fetch_add(&n_questions, 1);
-    int error = look_answer(l, r->vcpu, r->question, e->answer, 0);
+    struct watch_reply reply = { .answer = e->answer };
+    if (plan.is_giving && e->answer == WATCH_CONTINUE)
+        gifts_make(&r->event, &reply);
+    int error = look_reply(l, r->vcpu, r->question, &reply);
     assert(!error);
 }
 

@@ -18,6 +18,7 @@ struct tool_plan {
     bool is_asking;
     bool is_by_view;               /* not by a subscription: the pages and pieces are denied. Only if tool_can_deny */
     unsigned n_retries;            /* each question is answered so often with RETRY before it is answered */
+    bool is_giving;                /* gifts.h */
     unsigned deny_at;              /* the question that is denied, or TOOL_NEVER */
     uint64_t deny_first, deny_end; /* only if rip is there */
 };

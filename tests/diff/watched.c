@@ -8,6 +8,7 @@
 
 #include "compare.h"
 #include "expect.h"
+#include "gifts.h"
 #include "tool.h"
 
 #define EVENTS_KEPT 1024u
@@ -81,6 +82,20 @@ static void plan_code(struct rng *r, const struct instance *i)
         add_range(gpa + 1, i->insn[0].len - 1u, WATCH_EXECUTE);
 }
 
+/* Repeated strings may read what they wrote: then it is not known what was there. */
+static bool may_give(const struct instance *i)
+{
+    return !diff_is_system && !i->is_sequence && !(form_is_string(&i->insn[0]) && (i->insn[0].has_f2 || i->insn[0].has_f3));
+}
+
+static void plan_gifts(struct rng *r)
+{
+    plan.n_ranges = 0;
+    add_range(guest_data_gpa(), EXPECT_BYTES, rng_percent(r, 50) ? WATCH_READ : WATCH_READ | WATCH_WRITE);
+    plan.is_asking = plan.is_giving = true;
+    plan.deny_at = TOOL_NEVER;
+}
+
 void watched_plan(struct rng *r, const struct instance *i, const struct machine_state *input, bool is_stepping)
 {
     struct machine_state at = *input;
@@ -101,6 +116,8 @@ void watched_plan(struct rng *r, const struct instance *i, const struct machine_
         plan.deny_at = rng_below(r, rng_percent(r, 50) ? 1 : 5);
     if (rng_percent(r, 15))
         plan.n_retries = 1 + rng_below(r, 2);
+    if (may_give(i) && rng_percent(r, 25))
+        plan_gifts(r);
     plan.is_by_view = tool_can_deny(&plan) && rng_percent(r, 60);
 }
 
@@ -360,6 +377,7 @@ bool watched_run(const struct instance *i, const struct machine_state *input, st
     uint64_t system[2][GUEST_SYSTEM_WORDS];
     unsigned n, n_stepped = 0;
     memcpy(before, guest_data(), DATA_BYTES);
+    gifts_begin();
     if (i->is_sequence) {
         const struct tool_event *stepped = run_guest(input, true, guest, &n_stepped);
         memcpy(first_run, stepped, (n_stepped < EVENTS_KEPT ? n_stepped : EVENTS_KEPT) * sizeof *stepped);
@@ -373,6 +391,7 @@ bool watched_run(const struct instance *i, const struct machine_state *input, st
     if (denied && !(in->has_f2 || in->has_f3))
         n_done = 0;
     run_native(i, input, denied, n_done, native);
+    gifts_undo(native_data());
     guest_system_end(system[1]);
     if (diff_is_system && !is_system_same(system[0], system[1], text))
         return false;
@@ -388,12 +407,13 @@ bool watched_run(const struct instance *i, const struct machine_state *input, st
 
 void watched_print(void)
 {
-    printf("%llu events, %llu questions, %llu denied, %llu tried again; %llu cases without an event, %llu by denied pages\n", (unsigned long long)n_told,
-           (unsigned long long)tool_n_questions(), (unsigned long long)n_denied, (unsigned long long)n_retried, (unsigned long long)n_silent,
-           (unsigned long long)n_by_view);
+    printf("%llu events, %llu questions, %llu denied, %llu tried again, %llu with other data; %llu cases without an event, %llu by denied pages\n",
+           (unsigned long long)n_told, (unsigned long long)tool_n_questions(), (unsigned long long)n_denied, (unsigned long long)n_retried,
+           (unsigned long long)gifts_count(), (unsigned long long)n_silent, (unsigned long long)n_by_view);
 }
 
 bool watched_has_enough(uint64_t n_cases)
 {
-    return n_told >= n_cases / 2 && tool_n_questions() >= n_cases / 2 && n_denied >= n_cases / 50 && n_retried >= n_cases / 50 && n_by_view >= n_cases / 10;
+    return n_told >= n_cases / 2 && tool_n_questions() >= n_cases / 2 && n_denied >= n_cases / 50 && n_retried >= n_cases / 50 &&
+           (diff_is_system || gifts_count() >= n_cases / 50) && n_by_view >= n_cases / 10;
 }

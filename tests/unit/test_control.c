@@ -147,9 +147,9 @@ void watch_delivery_over(struct soft_vcpu *s, enum event_kind kind)
 {
     (void)s, (void)kind;
 }
-void watch_tell_escalated(struct soft_vcpu *s, const struct fault *f)
+void watch_tell_escalated(struct soft_vcpu *s, enum event_kind kind, const struct fault *f)
 {
-    (void)s, (void)f;
+    (void)s, (void)kind, (void)f;
 }
 void watch_tell_crs(struct soft_vcpu *s, const uint64_t old[3])
 {

@@ -27,6 +27,8 @@ GUEST_CODE(flush, ".code16\n invlpg 0x9123\n mov $0x5000, %eax\n mov %eax, %cr3\
                   "mov %cr3, %edx\n out %al, $0x10");
 GUEST_CODE(invpcid, ".code16\n mov $2, %eax\n invpcid 0x8000, %eax\n out %al, $0x10");
 GUEST_CODE(paging, ".code64\n mov %cr0, %rax\n mov %rax, %cr0\n xor $0x10000, %eax\n mov %rax, %cr0\n out %al, $0x10");
+GUEST_CODE(pcid,
+           ".code64\n mov %cr4, %rax\n bts $17, %rax\n mov %rax, %cr4\n mov %cr3, %rax\n mov %rax, %cr3\n bts $63, %rax\n mov %rax, %cr3\n out %al, $0x10");
 GUEST_CODE(sysret, ".code64\n mov $0x3800, %ecx\n mov $0x3002, %r11d\n mov $0x31, %eax\n sysretq");
 GUEST_CODE(sysexit, ".code64\n mov $0x3800, %edx\n mov $0x7000, %ecx\n mov $0x32, %eax\n sysexitq");
 GUEST_CODE(user, ".code64\n mov $0x77, %ebx\n out %al, $0x10");
@@ -96,7 +98,23 @@ static void test_flush_others(void **state)
     watched_expect_end(&g);
     watched_destroy(&g);
 
-    uint32_t leaf7[4];
+    uint32_t leaf1[4], leaf7[4];
+    WATCHED_CREATE(&g, pcid);
+    watched_long_mode(&g, 0);
+    vcpu_cpuid(g.real.v, 1, 0, leaf1);
+    watched_ask(&g, WATCH_FLUSH);
+    if (leaf1[2] >> 17 & 1) {
+        watched_start(&g);
+        watched_expect(&g, &r, WATCH_FLUSH, WATCH_FLUSH_CR4, 0x20, 0x20020);
+        watched_answer(&g, &r, WATCH_CONTINUE, 0);
+        watched_expect(&g, &r, WATCH_FLUSH, WATCH_FLUSH_CR3, WATCHED_TABLES_AT, WATCHED_TABLES_AT);
+        watched_answer(&g, &r, WATCH_CONTINUE, 0);
+        watched_expect_end(&g); /* with its bit 63 the last MOV flushes nothing */
+    } else {
+        print_message("this processor has no PCIDs\n");
+    }
+    watched_destroy(&g);
+
     WATCHED_CREATE(&g, invpcid);
     vcpu_cpuid(g.real.v, 7, 0, leaf7);
     memcpy(g.real.ram + DATA_AT, &(uint64_t[2]){ 0x123, 0x456 }, 16);
@@ -303,6 +321,47 @@ static void test_injected(void **state)
     watched_destroy(&g);
 }
 
+static void inject_nmi(struct vcpu *v, void *arg)
+{
+    *(int *)arg = inject_into(v, &(struct injection){ .is_interrupt = true, .vector = VEC_NMI }, false);
+}
+
+static void inject_bp(struct vcpu *v, void *arg)
+{
+    *(int *)arg = inject_into(v, &(struct injection){ .vector = VEC_BP }, false);
+}
+
+/* An NMI, whatever IF is; and #BP, as if the NOP at rip were INT3. */
+static void test_injected_others(void **state)
+{
+    (void)state;
+    struct watched g;
+    struct watch_record r;
+    int result;
+    WATCHED_CREATE(&g, spin);
+    memset(g.real.ram + CODE_AT, 0x90, 2);
+    memcpy(g.real.ram + CODE_AT + 2, code_spin, (size_t)(code_spin_end - code_spin));
+    watched_ask(&g, WATCH_INJECTED);
+    hold_call(g.real.v, inject_bp, &result);
+    assert_int_equal(result, 0);
+    watched_start(&g);
+    watched_expect(&g, &r, WATCH_INJECTED, VEC_BP, 0, 0);
+    assert_int_equal(r.rip, CODE_AT);
+    watched_answer(&g, &r, WATCH_CONTINUE, 0);
+    real_guest_wait_moving(&g.real, DATA_AT);
+    assert_int_equal(g.real.ram[COUNT_AT], 1);
+    assert_int_equal(*(uint16_t *)(g.real.ram + 0x7000 - 6), CODE_AT + 1); /* where the handler returned to */
+    hold_call(g.real.v, inject_nmi, &result);
+    assert_int_equal(result, 0);
+    watched_expect(&g, &r, WATCH_INJECTED, VEC_NMI, 0, 0);
+    watched_answer(&g, &r, WATCH_CONTINUE, 0);
+    real_guest_wait_moving(&g.real, DATA_AT);
+    assert_int_equal(g.real.ram[COUNT_AT], 2);
+    g.real.ram[DATA_AT + 2] = 1;
+    watched_expect_end(&g);
+    watched_destroy(&g);
+}
+
 /* No handler: what became of it is told, to the end. */
 static void test_injected_escalates(void **state)
 {
@@ -401,9 +460,19 @@ static void test_task_switch(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_flush),    cmocka_unit_test(test_flush_of_changed),   cmocka_unit_test(test_flush_others), cmocka_unit_test(test_returns),
-        cmocka_unit_test(test_int1),     cmocka_unit_test(test_breakpoint),         cmocka_unit_test(test_vcpu),         cmocka_unit_test(test_vcpu_goes_on),
-        cmocka_unit_test(test_injected), cmocka_unit_test(test_injected_escalates), cmocka_unit_test(test_smi),          cmocka_unit_test(test_task_switch),
+        cmocka_unit_test(test_flush),
+        cmocka_unit_test(test_flush_of_changed),
+        cmocka_unit_test(test_flush_others),
+        cmocka_unit_test(test_returns),
+        cmocka_unit_test(test_int1),
+        cmocka_unit_test(test_breakpoint),
+        cmocka_unit_test(test_vcpu),
+        cmocka_unit_test(test_vcpu_goes_on),
+        cmocka_unit_test(test_injected),
+        cmocka_unit_test(test_injected_others),
+        cmocka_unit_test(test_injected_escalates),
+        cmocka_unit_test(test_smi),
+        cmocka_unit_test(test_task_switch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -309,7 +309,7 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
             return STEP_EXIT;
         }
         event_init(sv, &ev, EVENT_EXCEPTION, &current, 0);
-        watch_tell_escalated(sv, &current);
+        watch_tell_escalated(sv, kind, &current);
     }
     if (step == STEP_JUMP) {
         watch_forget(&sv->v.watch);

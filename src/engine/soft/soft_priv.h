@@ -277,12 +277,16 @@ void watch_delivery_over(struct soft_vcpu *sv, enum event_kind kind);
 bool watch_between_ask(struct soft_vcpu *sv, uint32_t index, uint64_t value, bool *is_dropped);
 /* CR0, CR3 and CR4 were these before what is no MOV to them. */
 void watch_tell_crs(struct soft_vcpu *sv, const uint64_t old[3]);
-/* It is not the injected exception that is delivered, but what came of it. */
-void watch_tell_escalated(struct soft_vcpu *sv, const struct fault *f);
+/* Of what was injected and could not be delivered another exception came. */
+void watch_tell_escalated(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
 /* What was given for an event of this instruction, or NULL. */
 const struct watch_reply *watch_gift(struct soft_vcpu *sv, uint32_t kind, uint32_t index);
 /* Whether something else than memory is read there, and puts it in the place of what was read. */
-bool watch_is_given(const struct soft_vcpu *sv, gva_t gva, unsigned bytes);
+bool watch_meets_gift(const struct soft_vcpu *sv, gva_t gva, unsigned bytes);
+static inline bool watch_is_given(const struct soft_vcpu *sv, gva_t gva, unsigned bytes)
+{
+    return sv->v.watch.n_gifts && watch_meets_gift(sv, gva, bytes);
+}
 void watch_give(const struct soft_vcpu *sv, gva_t gva, uint8_t *buf, unsigned bytes, bool is_code);
 /* What could not be delivered now is pending again. */
 void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);

@@ -46,15 +46,14 @@ enum step watch_access_ask(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned 
 /* The injected exception or interrupt is what is delivered now. */
 static bool is_injected(const struct soft_vcpu *sv, enum event_kind kind)
 {
-    return kind == EVENT_EXTERNAL ? sv->v.watch.has_injected_irq : kind != EVENT_NMI && sv->v.watch.has_injected_exception;
+    const struct watch_vcpu *w = &sv->v.watch;
+    return kind == EVENT_EXTERNAL ? w->has_injected_irq : kind == EVENT_NMI ? w->has_injected_nmi : w->has_injected_exception;
 }
 
 void watch_delivery_over(struct soft_vcpu *sv, enum event_kind kind)
 {
-    if (kind == EVENT_EXTERNAL)
-        sv->v.watch.has_injected_irq = false;
-    else if (kind != EVENT_NMI)
-        sv->v.watch.has_injected_exception = false;
+    struct watch_vcpu *w = &sv->v.watch;
+    *(kind == EVENT_EXTERNAL ? &w->has_injected_irq : kind == EVENT_NMI ? &w->has_injected_nmi : &w->has_injected_exception) = false;
 }
 
 /* Which kinds of event a delivery is, in the order in which they are told. */
@@ -106,10 +105,10 @@ enum step watch_delivery_ask(struct soft_vcpu *sv, enum event_kind kind, const s
     return STEP_JUMP;
 }
 
-void watch_tell_escalated(struct soft_vcpu *sv, const struct fault *f)
+void watch_tell_escalated(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
 {
     struct watch_event e = event_of(WATCH_INJECTED, EVENT_EXCEPTION, f);
-    if (!watch_is_on(sv, WATCH_INJECTED) || !(sv->v.watch.has_injected_exception || sv->v.watch.has_injected_irq))
+    if (!watch_is_on(sv, WATCH_INJECTED) || !is_injected(sv, kind))
         return;
     fp_put(sv);
     watch_note(&sv->v, &e);
@@ -183,7 +182,7 @@ static bool is_of_kind(const struct watch_gift *g, bool is_code)
     return g->event.kind == WATCH_ACCESS && ((g->event.access & WATCH_EXECUTE) != 0) == is_code;
 }
 
-bool watch_is_given(const struct soft_vcpu *sv, gva_t gva, unsigned bytes)
+bool watch_meets_gift(const struct soft_vcpu *sv, gva_t gva, unsigned bytes)
 {
     for (unsigned i = 0; i < sv->v.watch.n_gifts; i++) {
         const struct watch_gift *g = &sv->v.watch.gift[i];

@@ -82,6 +82,8 @@ int kvm_events_set(struct kvm_vcpu *c, const struct kvm_vcpu_events *in)
     v->ev.interrupt.injected = in->interrupt.injected;
     v->ev.interrupt.vector = in->interrupt.nr;
     v->ev.interrupt.soft = in->interrupt.soft;
+    v->watch.has_injected_exception &= v->ev.exception.pending;
+    v->watch.has_injected_irq &= v->ev.interrupt.injected;
     if (in->flags & KVM_VCPUEVENT_VALID_SHADOW)
         v->cpu.interrupt_shadow = in->interrupt.shadow & (SHADOW_MOV_SS | SHADOW_STI);
     if (in->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
