@@ -27,9 +27,10 @@
 #define IVT_NMI 8u
 #define NMI_HANDLER_AT (REAL_GUEST_CODE_AT + 0x100)
 
-static const uint8_t code_count[] = { 0xff, 0x06, 0x00, 0x05, 0x90, 0xeb, 0xf9 }; /* 1: inc word [500h]; nop; jmp 1b */
-static const uint8_t code_halt[] = { 0xf4, 0xff, 0x06, 0x00, 0x05, 0xeb, 0xf9 };  /* 1: hlt; inc word [500h]; jmp 1b */
-static const uint8_t code_nmi[] = { 0xff, 0x06, 0x04, 0x05, 0xcf };               /* inc word [504h]; iret */
+static const uint8_t code_count[] = { 0xff, 0x06, 0x00, 0x05, 0x90, 0xeb, 0xf9 };                   /* 1: inc word [500h]; nop; jmp 1b */
+static const uint8_t code_halt[] = { 0xf4, 0xff, 0x06, 0x00, 0x05, 0xeb, 0xf9 };                    /* 1: hlt; inc word [500h]; jmp 1b */
+static const uint8_t code_nmi[] = { 0xff, 0x06, 0x04, 0x05, 0xcf };                                 /* inc word [504h]; iret */
+static const uint8_t code_ports[] = { 0xe4, 0x80, 0xe6, 0x80, 0xff, 0x06, 0x00, 0x05, 0xeb, 0xf6 }; /* 1: in al, 80h; out 80h, al; inc word [500h]; jmp 1b */
 #define INSNS_OF_TURN 3u
 
 static struct real_guest guest;
@@ -75,6 +76,13 @@ static int set_up_halt(void **state)
 {
     (void)state;
     begin(code_halt, sizeof code_halt);
+    return 0;
+}
+
+static int set_up_ports(void **state)
+{
+    (void)state;
+    begin(code_ports, sizeof code_ports);
     return 0;
 }
 
@@ -204,6 +212,26 @@ static void test_step_halted(void **state)
     send_nmi();
     while (word(NMIS_AT) != 2 || word(COUNT_AT) != 2)
         usleep(100);
+}
+
+/* Instructions that the client has to finish are one step each, and it runs the vCPU meanwhile. */
+static void test_step_ports(void **state)
+{
+    (void)state;
+    assert_int_equal(vitrine_vcpu_pause(vm, 0), 0);
+    while (rip_now() != REAL_GUEST_CODE_AT)
+        assert_int_equal(vitrine_vcpu_step(vm, 0, 1, -1), 1);
+    static const uint64_t next[] = { 2, 4, 8, 0 };
+    uint16_t before = word(COUNT_AT);
+    for (unsigned i = 0; i < 12; i++) {
+        assert_int_equal(vitrine_vcpu_step(vm, 0, 1, -1), 1);
+        assert_int_equal(rip_now(), REAL_GUEST_CODE_AT + next[i % 4]);
+    }
+    assert_int_equal((uint16_t)(word(COUNT_AT) - before), 3);
+    assert_int_equal(vitrine_vcpu_step(vm, 0, 400, -1), 400);
+    assert_int_equal((uint16_t)(word(COUNT_AT) - before), 103);
+    assert_int_equal(vitrine_vcpu_resume(vm, 0), 0);
+    wait_moving();
 }
 
 /* An exception is no interrupt: it comes before the instruction that would be next. */
@@ -353,10 +381,15 @@ static void test_linear(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_pause, set_up, tear_down),          cmocka_unit_test_setup_teardown(test_hold, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_step, set_up, tear_down),           cmocka_unit_test_setup_teardown(test_step_halted, set_up_halt, tear_down),
-        cmocka_unit_test_setup_teardown(test_step_exception, set_up, tear_down), cmocka_unit_test_setup_teardown(test_step_asked, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_msrs, set_up, tear_down),           cmocka_unit_test_setup_teardown(test_xsave, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_pause, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_hold, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_step, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_step_halted, set_up_halt, tear_down),
+        cmocka_unit_test_setup_teardown(test_step_ports, set_up_ports, tear_down),
+        cmocka_unit_test_setup_teardown(test_step_exception, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_step_asked, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_msrs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_xsave, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_linear, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
