@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * How fast guest memory is that another process has mapped (vitrine_vm_map), beside memory of this process's own that the kernel made as well, in turns: copies
- * out of it and into it. Prints "MAPPED kind local-MB/s mapped-MB/s", or "FAIL mapped: reason" with exit status 1. Use: bench_mapped [ROUNDS]. Started by
- * bench/run. The machine is in a child process; it does not run meanwhile.
+ * out of it and into it; and how fast it is dumped into a file, beside cp of that file ("dump cp-MB/s dump-MB/s"). Prints "MAPPED kind local-MB/s mapped-MB/s",
+ * or "FAIL mapped: reason" with exit status 1. Use: bench_mapped [ROUNDS]. Started by bench/run. The machine is in a child process; it does not run meanwhile.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/kvm.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -24,6 +25,7 @@
 
 #define MAPPED_BYTES (64ull << 20) /* more than caches hold */
 #define MAPPED_ROUNDS 20u
+#define MAPPED_DUMPS 9u
 
 static double mapped_now(void)
 {
@@ -99,6 +101,55 @@ static int mapped_measure(void *local, void *mapped, void *buffer, unsigned roun
     return 0;
 }
 
+/* ---- dumps ---- */
+
+static int mapped_copy_file(const char *from, const char *to)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        execlp("cp", "cp", "--", from, to, (char *)NULL);
+        _exit(127);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0 ? 0 : -1;
+}
+
+static int mapped_dump(struct vitrine_vm *vm, const char *to)
+{
+    int fd = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int r = fd < 0 ? -1 : vitrine_vm_dump(vm, fd, VITRINE_DUMP_RAW, false, NULL, NULL);
+    close(fd);
+    return r;
+}
+
+/* The machine's memory into a file, and that file into another one, in turns. */
+static int mapped_measure_dumps(struct vitrine_vm *vm)
+{
+    char folder[] = "/tmp/vitrine-bench-XXXXXX", dump[64], copy[64];
+    double t[2 * MAPPED_DUMPS], begin;
+    int r = 0;
+    if (!mkdtemp(folder))
+        return mapped_fail("a folder");
+    snprintf(dump, sizeof dump, "%s/dump", folder);
+    snprintf(copy, sizeof copy, "%s/copy", folder);
+    for (unsigned i = 0; i < MAPPED_DUMPS && !r; i++) {
+        unlink(dump);
+        unlink(copy);
+        begin = mapped_now();
+        r = mapped_dump(vm, dump);
+        t[MAPPED_DUMPS + i] = mapped_now() - begin;
+        begin = mapped_now();
+        r = r ? r : mapped_copy_file(dump, copy);
+        t[i] = mapped_now() - begin;
+    }
+    if (!r)
+        printf("MAPPED dump %.0f %.0f\n", mapped_rate(t, MAPPED_DUMPS), mapped_rate(t + MAPPED_DUMPS, MAPPED_DUMPS));
+    unlink(dump);
+    unlink(copy);
+    rmdir(folder);
+    return r ? mapped_fail("a dump") : 0;
+}
+
 static int mapped_run(pid_t child, unsigned rounds)
 {
     char which[16];
@@ -109,6 +160,8 @@ static int mapped_run(pid_t child, unsigned rounds)
         return mapped_fail("open");
     if (vitrine_vm_map(vm, &mapping, 1) != 1 || mapping.bytes != MAPPED_BYTES)
         return mapped_fail("map");
+    if (mapped_measure_dumps(vm))
+        return 1;
     vitrine_vm_close(vm);
     hva_t local = mapped_memory(), buffer = mapped_memory();
     int r = local && buffer ? mapped_measure(local, mapping.at, buffer, rounds) : mapped_fail("memory");
