@@ -4,6 +4,7 @@
  * them. Memory that is mapped at several addresses is in the file once.
  */
 #include <elf.h>
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 static bool is_kernel_facts(const uint8_t *page)
 {
     static const char first[] = "OSRELEASE=", second[] = "\nPAGESIZE=4096\n", third[] = "\nSYMBOL(";
+    assert(page); /* or GCC believes of sanitized code that it may not be */
     return !memcmp(page, first, sizeof first - 1) && memmem(page, DUMP_PAGE_BYTES, second, sizeof second - 1) &&
            memmem(page, DUMP_PAGE_BYTES, third, sizeof third - 1);
 }
