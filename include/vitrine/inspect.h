@@ -29,7 +29,7 @@ struct vitrine_vm_info {
     char name[VITRINE_NAME_BYTES]; /* given by the user, or the process's; not unique */
     char engine[16];               /* what runs the guest: "soft" */
     uint32_t n_vcpus, n_slots;     /* now */
-    uint64_t memory_bytes;         /* of all slots of the normal address space */
+    uint64_t memory_bytes;         /* of all slots of the normal address space, without pages of tools */
     uint32_t is_paused;            /* by vitrine_vm_pause; 0 or 1 */
     uint32_t n_clients;            /* connections of tools, this one too */
     uint64_t started_ns;           /* CLOCK_REALTIME of its creation */
@@ -242,8 +242,8 @@ enum vitrine_dump_format {
 typedef bool (*vitrine_dump_progress)(uint64_t done_bytes, uint64_t all_bytes, void *arg);
 
 /*
- * Writes all memory of the normal address space to fd, from its position on: pages of zeroes become holes where the file can have some. The guest stands still
- * meanwhile, unless is_live. progress may be NULL. Errors of lseek and write; ENOTSUP: raw to what cannot seek.
+ * Writes all memory of the normal address space, but pages of tools, to fd, from its position on: pages of zeroes become holes where the file can have some.
+ * The guest stands still meanwhile, unless is_live. progress may be NULL. Errors of lseek and write; ENOTSUP: raw to what cannot seek.
  */
 int vitrine_vm_dump(struct vitrine_vm *vm, int fd, enum vitrine_dump_format format, bool is_live, vitrine_dump_progress progress, void *arg);
 

@@ -139,7 +139,7 @@ static int find_slots(struct dump *d)
     if (n < 0)
         return -1;
     for (int i = 0; i < n && i < DUMP_SLOTS_MAX; i++) {
-        if (d->slot[i].id >> 16)
+        if (d->slot[i].id >> 16 || (d->slot[i].flags & VITRINE_SLOT_TOOLS))
             continue;
         d->all_bytes += d->slot[i].bytes;
         d->slot[d->n_slots++] = d->slot[i];

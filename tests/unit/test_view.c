@@ -369,6 +369,42 @@ static void test_walks(void **state)
     watched_destroy(&g);
 }
 
+GUEST_CODE(smi, ".code16\n mov 0x8000, %ax\n mov %ax, 0x606\n movw $5, 0x8010\n rsm");
+
+/* System management mode is outside of all views: neither denied nor remapped. The mode before is in its view again. */
+static void test_smm(void **state)
+{
+    (void)state;
+    struct watched g;
+    WATCHED_CREATE(&g, store);
+    struct kvm_userspace_memory_region region = { .slot = 1 << 16, .memory_size = g.real.ram_bytes, .userspace_addr = (uintptr_t)g.real.ram };
+    assert_int_equal(vitrine_ioctl(g.real.vm_fd, KVM_SET_USER_MEMORY_REGION, &region), 0);
+    memcpy(g.real.ram + 0x38000, code_smi, (size_t)(code_smi_end - code_smi));
+    *(uint16_t *)(g.real.ram + DATA_AT) = 1;
+    *(uint16_t *)(g.real.ram + OTHER_AT) = 2;
+    *(uint16_t *)(g.real.ram + OTHER_AT + 0x20) = 3;
+    unsigned view = create_view(&g);
+    assert_int_equal(look_view_remap(g.l, view, DATA_AT, OTHER_AT), 0);
+    allow(&g, view, DATA_AT, WATCH_READ);
+    for (gpa_t gpa = 0x38000; gpa < 0x40000; gpa += 0x1000)
+        allow(&g, view, gpa, 0);
+    assert_int_equal(look_view_switch(g.l, 0, view), 0);
+    assert_int_equal(vitrine_ioctl(g.real.cpu_fd, KVM_SMI, NULL), 0);
+    struct watch_record r;
+    watched_start(&g);
+    watched_expect(&g, &r, WATCH_ACCESS, view, 0, 0);
+    assert_int_equal(r.rip, CODE_AT);
+    assert_int_equal(r.event.gpa, DATA_AT + 0x10);
+    assert_int_equal(*(uint16_t *)(g.real.ram + 0x606), 1);
+    assert_int_equal(*(uint16_t *)(g.real.ram + DATA_AT + 0x10), 5);
+    watched_answer(&g, &r, WATCH_CONTINUE, 0);
+    watched_expect_end(&g);
+    assert_int_equal(*(uint16_t *)(g.real.ram + OTHER_AT + 0x10), 0x5a5a);
+    assert_int_equal(*(uint16_t *)(g.real.ram + DATA_AT + 0x10), 5);
+    assert_int_equal(real_guest_regs(&g.real).rbx, 3);
+    watched_destroy(&g);
+}
+
 /* ---- two vCPUs ---- */
 
 static void *run_second(void *arg)
@@ -437,7 +473,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_data),          cmocka_unit_test(test_pieces),    cmocka_unit_test(test_execute_only), cmocka_unit_test(test_no_execute),
         cmocka_unit_test(test_remapped_data), cmocka_unit_test(test_dirty_log), cmocka_unit_test(test_holes),        cmocka_unit_test(test_modified_code),
-        cmocka_unit_test(test_remapped_code), cmocka_unit_test(test_walks),     cmocka_unit_test(test_two_cpus),
+        cmocka_unit_test(test_remapped_code), cmocka_unit_test(test_walks),     cmocka_unit_test(test_smm),          cmocka_unit_test(test_two_cpus),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

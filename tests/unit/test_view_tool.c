@@ -90,6 +90,8 @@ static void test_views(void **state)
     assert_int_equal(vitrine_page_add(vm, 0x80000), 0);
     assert_int_equal(vitrine_page_add(vm, 0x80000), -1);
     assert_int_equal(errno, EEXIST);
+    assert_int_equal(vitrine_vm_info(vm, &info), 0);
+    assert_int_equal(info.memory_bytes, RAM_BYTES);
     assert_int_equal(vitrine_vm_slots(vm, slot, 2), 2);
     assert_int_equal(slot[1].gpa, 0x80000);
     assert_int_equal(slot[1].flags, VITRINE_SLOT_TOOLS);

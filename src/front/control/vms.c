@@ -18,7 +18,7 @@ static uint64_t slots_bytes(struct vm *vm, uint32_t *n)
     uint64_t bytes = 0;
     *n = look_memory_slots(vm, slot, CONTROL_SLOTS_MAX);
     for (unsigned i = 0; i < *n && i < CONTROL_SLOTS_MAX; i++)
-        if (slot[i].id >> MEMSLOT_SPACE_SHIFT == SPACE_NORMAL)
+        if (slot[i].id >> MEMSLOT_SPACE_SHIFT == SPACE_NORMAL && !memslot_is_tools(&slot[i]))
             bytes += slot[i].bytes;
     return bytes;
 }
