@@ -18,7 +18,8 @@
 
 const char attach_where_help[] = "\nWHERE is unix:PATH, or vsock:PORT on this machine, or vsock:CID:PORT. Behind it may follow, each with a comma before:\n"
                                  "  key=KEY         the tool must show the SHA-1 of KEY\n"
-                                 "  dialect=D       of the protocol: b as libkvmi speaks it; auto (default)\n"
+                                 "  dialect=D       of the protocol: b libkvmi's, c the last one proposed for the kernel (v12), a the first\n"
+                                 "                  (2017); auto (default) goes by what the tool says, and is b where that does not tell\n"
                                  "  allow=A+B+...   the tool may use these commands, and events written event:NAME, and nothing else\n"
                                  "  deny=A+B+...    the tool may use anything else\n"
                                  "A comma in PATH or KEY is written twice.\n";

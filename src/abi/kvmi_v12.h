@@ -73,6 +73,12 @@ struct kvmi12_pause {
     uint32_t zero2;
 };
 
+struct kvmi12_set_page_access { /* struct kvmi_page_access[n_pages] follow */
+    uint16_t n_pages;
+    uint16_t zero1;
+    uint32_t zero2;
+};
+
 struct kvmi12_control_cr {
     uint8_t cr, enable;
     uint16_t zero1;

@@ -230,7 +230,7 @@ def registers_of(regs, sregs):
         out[name + "_base"], out[name + "_limit"], *pads = struct.unpack_from("<QH3H", sregs, 192 + 16 * i)
         assert pads == [0, 0, 0]
     out.update(zip("cr0 cr2 cr3 cr4 cr8 efer apic_base".split(), struct.unpack_from("<7Q", sregs, 224)))
-    assert struct.unpack_from("<4Q", sregs, 280) == (0, 0, 0, 0)
+    assert sum(bin(bits).count("1") for bits in struct.unpack_from("<4Q", sregs, 280)) <= 1  # an interrupt on its way
     return out
 
 

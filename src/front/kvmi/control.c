@@ -9,6 +9,8 @@
 #define HYPERCALL_XEN_HVM_OP 34
 #define HYPERCALL_GUEST_REQUEST 24
 
+#define MSRS_SYNTHETIC 0x40000000u
+
 #define BIT(event) (1u << KVMI_EVENT_##event)
 #define CONTROLLED (BIT(CR) | BIT(MSR) | BIT(XSETBV) | BIT(BREAKPOINT) | BIT(HYPERCALL) | BIT(PF) | BIT(TRAP) | BIT(DESCRIPTOR) | BIT(SINGLESTEP) | BIT(CPUID))
 
@@ -34,8 +36,9 @@ static _Atomic uint32_t *msr_word(struct kvmi_wants *w, uint32_t msr)
 {
     if (msr < KVMI_MSRS_OF_RANGE)
         return &w->msr[0][msr / 32];
-    msr -= 0xc0000000u;
-    return msr < KVMI_MSRS_OF_RANGE ? &w->msr[1][msr / 32] : NULL;
+    if (msr - 0xc0000000u < KVMI_MSRS_OF_RANGE)
+        return &w->msr[1][(msr - 0xc0000000u) / 32];
+    return msr - MSRS_SYNTHETIC < KVMI_MSRS_OF_RANGE ? &w->msr[2][(msr - MSRS_SYNTHETIC) / 32] : NULL;
 }
 
 /* The one that stands where stepping began has not been stepped; an interrupt that comes first takes its place. */
@@ -98,8 +101,10 @@ static bool is_wanted(void *session, const struct vcpu *v, const struct watch_ev
     case WATCH_INTERRUPT:
         note_interrupt(w, v);
         return false;
-    case WATCH_INJECTED: /* by this tool */
-        return atomic_exchange(&w->is_injected, false) && (events & BIT(TRAP));
+    case WATCH_INJECTED: /* by this tool, or whoever it was */
+        return (atomic_exchange(&w->is_injected, false) || w->wants_all_traps) && (events & BIT(TRAP));
+    case WATCH_EXCEPTION: /* an injected one was told as such */
+        return w->wants_all_traps && (events & BIT(TRAP)) && !v->watch.has_injected_exception;
     case WATCH_VCPU:
         return e->index == WATCH_VCPU_CREATED && atomic_load(&s->wants_new_vcpus);
     default:
@@ -129,6 +134,8 @@ static uint32_t kinds_of(const struct kvmi_wants *w)
         kinds |= WATCH_MSR_WRITE;
     if (is_stepping(w))
         kinds |= WATCH_STEP | WATCH_INTERRUPT;
+    if (w->wants_all_traps && (events & BIT(TRAP)))
+        kinds |= WATCH_EXCEPTION;
     return kinds;
 }
 
@@ -246,7 +253,7 @@ int kvmi_control_msr(struct kvmi_arg *a, uint32_t msr, bool enable)
 {
     struct kvmi_wants *w = wants_of(a);
     _Atomic uint32_t *word = msr_word(w, msr);
-    if (!word)
+    if (!word || (msr - MSRS_SYNTHETIC < KVMI_MSRS_OF_RANGE && !a->session->dialect->has_synthetic_msrs))
         return -EINVAL;
     bool was_enabled = atomic_load(word) >> msr % 32 & 1;
     msr_set(w, word, 1u << msr % 32, enable);

@@ -23,6 +23,14 @@ void kvmi_encode_state(const struct kvmi_told *t, struct kvmi_event *out)
                                 .kernel_gs_base = s->kernel_gs_base };
 }
 
+uint32_t kvmi_encode_reply(unsigned id, int error, uint32_t bytes, uint8_t *payload)
+{
+    const struct kvmi_error head = { .error = error };
+    (void)id;
+    memcpy(payload, &head, sizeof head);
+    return (uint32_t)sizeof head + (error ? 0 : bytes);
+}
+
 uint8_t kvmi_descriptor_of(uint32_t table)
 {
     static const uint8_t number[] = { [WATCH_IDTR] = 1, [WATCH_GDTR] = 2, [WATCH_LDTR] = 3, [WATCH_TR] = 4 };

@@ -274,6 +274,8 @@ static void reply_fill(struct kvmi_cpu *cpu, const struct kvmi_verdict *verdict,
     *out = (struct watch_reply){ .answer = verdict->action == KVMI_RETRY ? WATCH_RETRY : WATCH_CONTINUE, .value = verdict->value };
     if (verdict->action == KVMI_CRASH) { /* its client sees a shutdown */
         out->answer = WATCH_CRASH;
+    } else if (verdict->is_denied) {
+        out->answer = WATCH_DENY;
     } else if (cpu->told_event == KVMI_EVENT_PF) {
         out->answer = WATCH_CONTINUE;
         access_reply(cpu, verdict, out);
@@ -298,6 +300,8 @@ static void let_go(struct kvmi_session *s, struct vm *vm, struct kvmi_cpu *cpu, 
 {
     struct watch_reply reply;
     cpu->is_told = false;
+    if (verdict->has_regs)
+        kvmi_put_registers(kvmi_vcpu_of(vm, cpu), &verdict->regs);
     if (cpu->told_event == KVMI_EVENT_PAUSE_VCPU) { /* a question may have come since: somebody else can step a held vCPU */
         end_pause(vm, cpu, verdict);
         return;
@@ -322,12 +326,17 @@ bool kvmi_take_event_reply(struct kvmi_session *s, struct vm *vm, const struct k
     if (i == s->n_cpus || !s->dialect->decode_reply(s->cpu[i].told_event, i, payload, head->bytes, &verdict) ||
         !is_known_action(s->cpu[i].told_event, verdict.action))
         return false;
+    if (verdict.is_data_of_event)
+        verdict.data_address = s->cpu[i].asked.event.gva;
     let_go(s, vm, &s->cpu[i], &verdict);
     return true;
 }
 
 void kvmi_pauses_end(struct kvmi_session *s, struct vm *vm)
 {
+    if (s->holds_vm)
+        hold_release_vm(vm);
+    s->holds_vm = false;
     for (unsigned i = 0; i < s->n_cpus; i++)
         for (; s->cpu[i].n_pauses; s->cpu[i].n_pauses--)
             hold_release_vcpu(kvmi_vcpu_of(vm, &s->cpu[i]));

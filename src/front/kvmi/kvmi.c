@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "abi/kvmi_rfc.h"
 #include "abi/kvmi_v12.h"
 #include "base/log.h"
 #include "core/time.h"
@@ -80,14 +81,27 @@ static bool has_cpu(const struct kvmi_session *s, uint32_t id)
     return false;
 }
 
+static void notice_cpu(struct kvmi_session *s, uint32_t id)
+{
+    struct kvmi_wants *w = &s->wants[id];
+    const struct kvmi_wants *first = &s->wants[s->cpu[0].id];
+    s->cpu[s->n_cpus++] = (struct kvmi_cpu){ .id = (uint16_t)id };
+    atomic_store(&w->events, s->dialect->events_always);
+    w->wants_all_traps = s->dialect->tells_all_traps;
+    if (!s->dialect->is_vm_wide || w == first)
+        return;
+    atomic_store(&w->control_registers, atomic_load(&first->control_registers));
+    for (unsigned i = 0; i < sizeof w->msr / sizeof w->msr[0][0]; i++)
+        atomic_store(&w->msr[0][0] + i, atomic_load(&first->msr[0][0] + i));
+    atomic_store(&w->n_msrs, atomic_load(&first->n_msrs));
+}
+
 /* Numbers once given stay. */
 void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && s->n_cpus < VM_VCPUS_MAX; i++)
-        if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i)) {
-            s->cpu[s->n_cpus++] = (struct kvmi_cpu){ .id = (uint16_t)i };
-            atomic_store(&s->wants[i].events, s->dialect->events_always);
-        }
+        if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i))
+            notice_cpu(s, i);
 }
 
 struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu)
@@ -123,6 +137,8 @@ static int command_call(const struct kvmi_command *c, struct kvmi_arg *a, const 
     int r = c->is_vcpu ? take_vcpu_head(a, &payload, &bytes) : 0;
     if (r)
         return r;
+    if (bytes < c->bytes && a->session->dialect->has_exact_requests)
+        return -EINVAL;
     memcpy(in, payload, bytes);
     if (bytes < c->bytes)
         memset(in + bytes, 0, c->bytes - bytes);
@@ -151,7 +167,7 @@ static ssize_t event_reply(struct kvmi_session *s, struct vm *vm, const struct k
 static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_head *head, const void *payload, uint8_t *out)
 {
     const struct kvmi_command *c = kvmi_command_at(s->dialect, head->id);
-    struct kvmi_arg a = { .session = s, .vm = vm, .out = out + sizeof *head + sizeof(struct kvmi_error) };
+    struct kvmi_arg a = { .session = s, .vm = vm, .out = out + sizeof *head + KVMI_REPLY_AT };
     int r = -KVMI_ENOSYS;
     bool is_allowed = c && kvmi_allows_command(s, c);
     if (s->is_silent && (!is_allowed || c->has_data))
@@ -162,28 +178,29 @@ static ssize_t command(struct kvmi_session *s, struct vm *vm, const struct kvmi_
     s->is_silent = s->is_silent_next;
     if (is_silent)
         return 0;
-    uint32_t bytes = (uint32_t)sizeof(struct kvmi_error) + (r ? 0 : a.out_bytes);
+    uint32_t bytes = s->dialect->encode_reply(head->id, r, a.out_bytes, out + sizeof *head);
     struct kvmi_head reply = { .id = head->id, .bytes = (uint16_t)bytes, .sequence = head->sequence };
-    struct kvmi_error error = { .error = r };
     memcpy(out, &reply, sizeof reply);
-    memcpy(out + sizeof reply, &error, sizeof error);
     return (ssize_t)(sizeof reply + bytes);
 }
 
 /*
  * All dialects say version 1. GET_VERSION and the two checks have numbers and sizes that do not tell; what comes next may. The first dialect is the one of
- * today's tools, so it is given up for what it does not have.
+ * today's tools, so it is given up for what it does not have. The first message of the dialect of 2017 is never a tool's in others.
  */
 static void choose_dialect(struct kvmi_session *s, const struct kvmi_head *head)
 {
     static const struct kvmi_head only_v12[] = {
         { KVMI12_VCPU_CONTROL_EVENTS, 16, 0 }, { KVMI12_VM_GET_INFO, 0, 0 }, { KVMI12_VM_CONTROL_EVENTS, 8, 0 }, { KVMI12_VM_READ_PHYSICAL, 16, 0 }
     };
+    if (!s->has_spoken && head->id == KVMI17_GET_VERSION)
+        s->dialect = &kvmi_dialect_rfc;
+    s->has_spoken = true;
     for (unsigned i = 0; i < sizeof only_v12 / sizeof *only_v12; i++)
         if (head->id == only_v12[i].id && head->bytes == only_v12[i].bytes)
             s->dialect = &kvmi_dialect_v12;
     bool is_of_both = head->id == KVMI_GET_VERSION || head->id == KVMI12_VM_CHECK_COMMAND || head->id == KVMI12_VM_CHECK_EVENT;
-    s->is_dialect_open = is_of_both && s->dialect != &kvmi_dialect_v12;
+    s->is_dialect_open = is_of_both && s->dialect == &kvmi_dialect_libkvmi;
     for (unsigned i = 0; i < s->n_cpus; i++)
         atomic_store(&s->wants[s->cpu[i].id].events, s->dialect->events_always);
 }

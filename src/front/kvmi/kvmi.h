@@ -59,14 +59,22 @@ struct kvmi_dialect {
     const struct kvmi_command *command;  /* by message id; without a name: there is none */
     const struct kvmi_event_kind *event; /* by the dialect's number of it */
     uint32_t events_always;              /* 1 << enum kvmi_event_id: no switch for them, they follow from commands */
+    bool is_vm_wide;                     /* control registers and MSRs are watched on all vCPUs, later ones too */
+    bool has_synthetic_msrs;             /* MSRs from 0x40000000 can be watched */
+    bool tells_all_traps;                /* TRAP tells of each exception, not only of the tool's own */
+    bool has_exact_requests;             /* what a short one lacks is not zero but missing */
     uint16_t id_event_reply;             /* of the tool's messages that are no commands */
     uint16_t id_ours;                    /* of messages that only we send */
+    /* A reply's payload, from `bytes` bytes that its handler left at payload + KVMI_REPLY_AT: its size. */
+    uint32_t (*encode_reply)(unsigned id, int error, uint32_t bytes, uint8_t *payload);
     /* The payload of an event's message, up to KVMI_MESSAGE_MAX bytes: its size. *id: the message's. */
     uint32_t (*encode_event)(const struct kvmi_told *t, uint16_t *id, void *out);
     /* The answer to an event of that vCPU. False: none that it has. */
     bool (*decode_reply)(enum kvmi_event_id event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out);
 };
-extern const struct kvmi_dialect kvmi_dialect_libkvmi, kvmi_dialect_v12;
+extern const struct kvmi_dialect kvmi_dialect_libkvmi, kvmi_dialect_v12, kvmi_dialect_rfc;
+#define KVMI_DIALECTS 3u
+extern const struct kvmi_dialect *const kvmi_dialects[KVMI_DIALECTS]; /* libkvmi's first: events are called in all as there */
 
 const struct kvmi_command *kvmi_command_at(const struct kvmi_dialect *d, unsigned id); /* NULL: there is none */
 const char *kvmi_event_name(const struct kvmi_dialect *d, unsigned event);             /* NULL: it is never sent */

@@ -15,6 +15,7 @@
 #include "introspect/listen.h"
 
 #define KVMI_DATA_MAX (KVMI_MESSAGE_MAX - sizeof(struct kvmi_error))
+#define KVMI_REPLY_AT sizeof(struct kvmi_error) /* handlers leave their data there */
 #define KVMI_PAUSES_MAX 255u
 #define KVMI_MSRS_OF_RANGE 0x2000u
 
@@ -44,9 +45,13 @@ struct kvmi_told {
 
 struct kvmi_verdict {
     enum kvmi_action action;
+    bool is_denied; /* the instruction is skipped */
+    bool has_regs;  /* to go on with */
+    struct kvm_regs regs;
     bool has_value; /* for the register, else what the guest wanted */
     uint64_t value;
     bool is_step, is_rep_complete; /* of a page access */
+    bool is_data_of_event;         /* the data's address is the event's */
     uint64_t data_address;         /* and what the instruction reads there */
     uint32_t data_bytes;
     uint8_t data[KVMI_CONTEXT_MAX];
@@ -59,8 +64,9 @@ struct kvmi_wants {
     _Atomic uint32_t events; /* 1 << enum kvmi_event_id */
     _Atomic uint32_t control_registers;
     _Atomic uint32_t n_msrs;
-    _Atomic uint32_t msr[2][KVMI_MSRS_OF_RANGE / 32]; /* from 0, from 0xc0000000 */
+    _Atomic uint32_t msr[3][KVMI_MSRS_OF_RANGE / 32]; /* from 0, 0xc0000000, 0x40000000 */
     _Atomic bool is_stepped;
+    bool wants_all_traps;     /* of the dialect */
     _Atomic bool is_injected; /* an exception of the tool's is on its way */
     bool is_quiet;            /* hold_quiet; the session's thread */
     bool is_step_fresh;       /* the instruction that stepping begins with, at step_rip, was not met yet; the vCPU's, as the next two */
@@ -85,7 +91,8 @@ struct kvmi_cpu {
 struct kvmi_session {
     const struct kvmi_dialect *dialect;
     const struct kvmi_options *options;
-    const char *why;      /* the connection had to end */
+    const char *why; /* the connection had to end */
+    bool has_spoken;
     bool is_dialect_open; /* and may be another one by what comes next */
     uint32_t vm_number;
     unsigned n_cpus;
@@ -94,6 +101,7 @@ struct kvmi_session {
     bool wants_unhook;
     _Atomic bool wants_new_vcpus;
     bool has_spp;                   /* CONTROL_SPP */
+    bool holds_vm;                  /* the tool paused it as a whole */
     struct look_listener *listener; /* NULL: no event was asked for yet */
     uint32_t kinds;                 /* what it is subscribed to, as number */
     unsigned subscription;
@@ -170,6 +178,8 @@ uint32_t kvmi_failed_access(struct kvmi_session *s, unsigned view, const struct 
 
 /* vcpu.c; fill is for a vCPU that stands still. */
 void kvmi_state_fill(struct vcpu *v, struct kvmi_state *out);
+/* At any time; of a vCPU that waits for an answer, they count when it has it. */
+void kvmi_put_registers(struct vcpu *v, const struct kvm_regs *regs);
 
 /* control.c: what the tool wants to be told. 0, or an error of the protocol. Events in effect when they return. */
 int kvmi_control_event(struct kvmi_arg *a, enum kvmi_event_id event, bool enable);
@@ -190,8 +200,9 @@ bool kvmi_take_event_reply(struct kvmi_session *s, struct vm *vm, const struct k
 void kvmi_pauses_end(struct kvmi_session *s, struct vm *vm);
 
 /* encode.c */
-void kvmi_encode_state(const struct kvmi_told *t, struct kvmi_event *out); /* without event and view */
-uint8_t kvmi_descriptor_of(uint32_t table);                                /* WATCH_GDTR and its like, in KVMI's numbers */
+void kvmi_encode_state(const struct kvmi_told *t, struct kvmi_event *out);            /* without event and view */
+uint32_t kvmi_encode_reply(unsigned id, int error, uint32_t bytes, uint8_t *payload); /* behind a struct kvmi_error */
+uint8_t kvmi_descriptor_of(uint32_t table);                                           /* WATCH_GDTR and its like, in KVMI's numbers */
 /* A struct kvmi_vcpu and a struct kvmi_event_reply, with up to more_bytes behind them. False: something else. */
 bool kvmi_decode_answer(unsigned event, unsigned vcpu, const uint8_t *payload, uint32_t bytes, uint32_t more_bytes, struct kvmi_verdict *out);
 void kvmi_decode_value(const uint8_t *payload, uint32_t bytes, struct kvmi_verdict *out); /* the register's, behind those */

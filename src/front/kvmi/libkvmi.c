@@ -193,5 +193,6 @@ const struct kvmi_dialect kvmi_dialect_libkvmi = { .letter = 'b',
                                                    .event = events,
                                                    .id_event_reply = KVMI_EVENT_REPLY,
                                                    .id_ours = KVMI_EVENT,
+                                                   .encode_reply = kvmi_encode_reply,
                                                    .encode_event = encode_event,
                                                    .decode_reply = decode_reply };

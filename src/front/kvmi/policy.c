@@ -10,18 +10,17 @@
 
 static const char event_prefix[] = "event:";
 
-static const struct kvmi_dialect *const dialects[] = { &kvmi_dialect_libkvmi, &kvmi_dialect_v12 };
-#define DIALECTS (sizeof dialects / sizeof *dialects)
+const struct kvmi_dialect *const kvmi_dialects[KVMI_DIALECTS] = { &kvmi_dialect_libkvmi, &kvmi_dialect_v12, &kvmi_dialect_rfc };
 
 const char *kvmi_dialect_parse(const char *text, const struct kvmi_dialect **out)
 {
-    for (unsigned i = 0; i < DIALECTS; i++)
-        if (text[0] == dialects[i]->letter && !text[1]) {
-            *out = dialects[i];
+    for (unsigned i = 0; i < KVMI_DIALECTS; i++)
+        if (text[0] == kvmi_dialects[i]->letter && !text[1]) {
+            *out = kvmi_dialects[i];
             return NULL;
         }
     *out = NULL;
-    return strcmp(text, "auto") ? "the dialects are b, c and auto" : NULL;
+    return strcmp(text, "auto") ? "the dialects are a, b, c and auto" : NULL;
 }
 
 static bool is_name(const char *text, size_t bytes, const char *name)
@@ -42,13 +41,13 @@ static bool is_known(const char *text, size_t bytes)
 {
     const size_t prefix = sizeof event_prefix - 1;
     if (bytes <= prefix || strncasecmp(text, event_prefix, prefix)) {
-        for (unsigned i = 0; i < DIALECTS; i++)
-            if (is_command(dialects[i], text, bytes))
+        for (unsigned i = 0; i < KVMI_DIALECTS; i++)
+            if (is_command(kvmi_dialects[i], text, bytes))
                 return true;
         return false;
     }
-    for (unsigned i = 0; i < dialects[0]->n_events; i++)
-        if (is_name(text + prefix, bytes - prefix, dialects[0]->event[i].name))
+    for (unsigned i = 0; i < kvmi_dialects[0]->n_events; i++)
+        if (is_name(text + prefix, bytes - prefix, kvmi_dialects[0]->event[i].name))
             return true;
     return false;
 }
@@ -102,5 +101,5 @@ bool kvmi_allows_command(const struct kvmi_session *s, const struct kvmi_command
 
 bool kvmi_allows_event(const struct kvmi_session *s, enum kvmi_event_id event)
 {
-    return allows(&s->options->policy, event_prefix, dialects[0]->event[event].name);
+    return allows(&s->options->policy, event_prefix, kvmi_dialects[0]->event[event].name);
 }

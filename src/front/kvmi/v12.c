@@ -30,6 +30,15 @@ static int pause_vcpu(struct kvmi_arg *a)
     return in->wait > 1 || !kvmi_take_vcpu(a, in->vcpu) ? -EINVAL : kvmi_pause(a);
 }
 
+static int set_page_access(struct kvmi_arg *a)
+{
+    const struct kvmi12_set_page_access *in = a->in;
+    if (!in->n_pages || a->in_bytes < sizeof *in + in->n_pages * sizeof(struct kvmi_page_access))
+        return -EINVAL;
+    int r = kvmi_set_access(a, 0, (const struct kvmi_page_access *)(in + 1), in->n_pages);
+    return r == -EOPNOTSUPP ? -EINVAL : r;
+}
+
 /* Always on: what a tool leaves behind is nobody's to answer. */
 static int control_cleanup(struct kvmi_arg *a)
 {
@@ -95,6 +104,7 @@ static const struct kvmi_command commands[KVMI12_IDS] = {
     [KVMI12_VM_WRITE_PHYSICAL]       = { "VM_WRITE_PHYSICAL",       ALL, ERROR, sizeof(struct kvmi_physical),         0xfc00, kvmi_write_physical },
     [KVMI12_VM_PAUSE_VCPU]           = { "VM_PAUSE_VCPU",           ALL, ERROR, sizeof(struct kvmi12_pause),          0xf8,   pause_vcpu },
     [KVMI12_VM_CONTROL_CLEANUP]      = { "VM_CONTROL_CLEANUP",      ALL, ERROR, sizeof(struct kvmi_byte),             0xfe,   control_cleanup },
+    [KVMI12_VM_SET_PAGE_ACCESS]      = { "VM_SET_PAGE_ACCESS",      ALL, ERROR, sizeof(struct kvmi12_set_page_access), 0xfc, set_page_access },
     [KVMI12_VCPU_GET_INFO]           = { "VCPU_GET_INFO",           CPU, DATA,  0,                                    0,      kvmi_get_vcpu_info },
     [KVMI12_VCPU_CONTROL_EVENTS]     = { "VCPU_CONTROL_EVENTS",     CPU, ERROR, sizeof(struct kvmi_control_events),   0xf8,   control_events },
     [KVMI12_VCPU_GET_REGISTERS]      = { "VCPU_GET_REGISTERS",      CPU, DATA,  sizeof(struct kvmi_get_registers),    0xfc,   get_registers },
@@ -122,6 +132,7 @@ static const struct kvmi_event_kind events[KVMI12_EVENTS] = {
     [KVMI12_EVENT_XSETBV] = { "XSETBV", KVMI_EVENT_XSETBV },
     [KVMI12_EVENT_DESCRIPTOR] = { "DESCRIPTOR", KVMI_EVENT_DESCRIPTOR },
     [KVMI12_EVENT_MSR] = { "MSR", KVMI_EVENT_MSR },
+    [KVMI12_EVENT_PF] = { "PF", KVMI_EVENT_PF },
     [KVMI12_EVENT_SINGLESTEP] = { "SINGLESTEP", KVMI_EVENT_SINGLESTEP },
 };
 
@@ -145,6 +156,8 @@ static uint32_t encode_specific(const struct kvmi_told *t, void *out)
         return KVMI_PUT(out, kvmi_event_msr, .msr = t->index, .old_value = t->old_value, .new_value = t->value);
     case KVMI_EVENT_BREAKPOINT:
         return KVMI_PUT(out, kvmi_event_breakpoint, .gpa = t->gpa, .insn_bytes = t->insn_bytes);
+    case KVMI_EVENT_PF:
+        return KVMI_PUT(out, kvmi_event_pf, .gva = t->gva, .gpa = t->gpa, .access = (uint8_t)t->access);
     case KVMI_EVENT_TRAP:
         return KVMI_PUT(out, kvmi_event_trap, .vector = (uint8_t)t->index, .error_code = (uint32_t)t->old_value, .cr2 = t->value);
     case KVMI_EVENT_DESCRIPTOR:
@@ -188,5 +201,6 @@ const struct kvmi_dialect kvmi_dialect_v12 = { .letter = 'c',
                                                .events_always = 1u << KVMI_EVENT_PAUSE_VCPU | 1u << KVMI_EVENT_TRAP | 1u << KVMI_EVENT_SINGLESTEP,
                                                .id_event_reply = KVMI12_VCPU_EVENT,
                                                .id_ours = KVMI12_VM_EVENT,
+                                               .encode_reply = kvmi_encode_reply,
                                                .encode_event = encode_event,
                                                .decode_reply = decode_reply };

@@ -133,8 +133,7 @@ int kvmi_get_registers(struct kvmi_arg *a)
 
 static void registers_take(struct vcpu *v, void *arg)
 {
-    const struct kvmi_arg *a = ((struct on_vcpu *)arg)->a;
-    const struct kvm_regs *in = a->in;
+    const struct kvm_regs *in = arg;
     bool is_injected = v->watch.has_injected_exception && v->ev.exception.pending;
     if (in->rip != v->cpu.rip)
         vcpu_leave_instruction(v);
@@ -148,11 +147,17 @@ static void registers_take(struct vcpu *v, void *arg)
     vcpu_request(v, VREQ_EVENT);
 }
 
+void kvmi_put_registers(struct vcpu *v, const struct kvm_regs *regs)
+{
+    hold_call(v, registers_take, (void *)(uintptr_t)regs);
+}
+
 int kvmi_set_registers(struct kvmi_arg *a)
 {
     if (!a->cpu->is_told)
         return -EOPNOTSUPP;
-    return call_on(a, registers_take);
+    kvmi_put_registers(a->vcpu, a->in);
+    return 0;
 }
 
 static void xcr_fill(struct vcpu *v, void *arg)
