@@ -27,6 +27,7 @@ int complete_main(int argc, char **argv);
 int detach_main(int argc, char **argv);
 int doctor_main(int argc, char **argv);
 int info_main(int argc, char **argv);
+int inject_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int mem_main(int argc, char **argv);
 int pause_main(int argc, char **argv);

@@ -34,6 +34,7 @@ const struct cli_command cli_commands[] = {
     { "doctor", "say what this machine offers and which engine vitrine uses", doctor_main },
     { "help", "say what a command does: vitrine help [COMMAND]", help_main },
     { "info", "show what a virtual machine consists of", info_main },
+    { "inject", "bring an exception or interrupt into a virtual machine's CPU", inject_main },
     { "list", "show the virtual machines that run", list_main },
     { "mem", "read, write, search, save or map the memory of a virtual machine", mem_main },
     { "pause", "stop a virtual machine's CPUs, or one", pause_main },
