@@ -353,7 +353,7 @@ struct vitrine_range {
 #define VITRINE_SUBSCRIBE_VCPU 2u /* only on this vCPU */
 #define VITRINE_SUBSCRIBE_CR3 4u  /* only with this CR3, of which bits 12-51 count */
 #define VITRINE_SUBSCRIBE_RIP 8u  /* only by instructions from first_rip to last_rip */
-/* A vCPU that is 4096 events ahead of vitrine_vm_next_events waits; else what it has to tell then is dropped, and counted. */
+/* A vCPU that is 4096 events ahead of vitrine_vm_next_events waits until half of them are taken; else what it has to tell then is dropped, and counted. */
 #define VITRINE_SUBSCRIBE_LOSSLESS 16u
 
 /* All conditions must hold; they are evaluated before anybody is woken. */

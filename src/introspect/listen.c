@@ -192,6 +192,7 @@ static struct subscription *subscription_take(struct vm *vm, struct look_listene
         __atomic_store_n(at, s->next, __ATOMIC_RELEASE);
         l->n_subscriptions--;
         l->n_plain -= s->is_plain;
+        look_make_room(l); /* what a vCPU waits with may concern nobody any more */
     }
     pthread_mutex_unlock(&vm->watch.lock);
     wait_told(vm);

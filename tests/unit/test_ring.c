@@ -142,6 +142,19 @@ static void test_lossless(void **state)
     wait_moving();
 }
 
+/* The subscription goes while the vCPU waits for room, which nobody makes. */
+static void test_unsubscribed(void **state)
+{
+    const struct vitrine_subscription s = { .kinds = VITRINE_ON_CR, .flags = VITRINE_SUBSCRIBE_LOSSLESS, .last_index = UINT32_MAX };
+    (void)state;
+    int number = vitrine_vm_subscribe(vm, &s, NULL, 0);
+    assert_true(number > 0);
+    while (!is_held())
+        usleep(100);
+    assert_int_equal(vitrine_vm_unsubscribe(vm, number), 0);
+    wait_moving();
+}
+
 /* Every event is either taken or counted, and the sequence numbers say which were not. */
 static void test_dropped(void **state)
 {
@@ -374,13 +387,10 @@ static void test_hostile_machine(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_lossless, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_dropped, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_answers, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_machine_killed, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_hostile_tool, set_up, tear_down),
-        cmocka_unit_test(test_hostile_machine),
+        cmocka_unit_test_setup_teardown(test_lossless, set_up, tear_down),     cmocka_unit_test_setup_teardown(test_unsubscribed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_dropped, set_up, tear_down),      cmocka_unit_test_setup_teardown(test_answers, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_killed, set_up, tear_down),       cmocka_unit_test_setup_teardown(test_machine_killed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_hostile_tool, set_up, tear_down), cmocka_unit_test(test_hostile_machine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
