@@ -17,6 +17,7 @@
 
 #include "abi/memflow.h"
 #include "base/guard.h"
+#include "base/object.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
 #include "front/memflow/memflow.h"
@@ -194,10 +195,10 @@ static bool has_fd(const greg_t *g)
 
 static bool is_device(int fd)
 {
-    struct kvm_object *o = registry_find(fd, false);
-    bool is = o && kvm_object_is_device(o);
+    struct object *o = registry_find(fd, false);
+    bool is = o && o->is_device;
     if (o)
-        kvm_object_put(o);
+        object_put(o);
     return is;
 }
 
@@ -321,9 +322,9 @@ static long call_dup(struct hosted *t, ucontext_t *uc)
     (void)t;
     long fd = hosted_syscall((long)g[REG_RAX], (uint64_t)g[REG_RDI], (uint64_t)g[REG_RSI], (uint64_t)g[REG_RDX], 0, 0, 0);
     if (fd >= 0 && hosted_is_same_process()) {
-        struct kvm_object *o = registry_find((int)fd, false);
+        struct object *o = registry_find((int)fd, false);
         if (o)
-            kvm_object_put(o);
+            object_put(o);
     }
     return fd;
 }

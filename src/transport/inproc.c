@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/object.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
 #include "transport/control_server.h"
@@ -26,19 +27,19 @@ static int result(int r)
 }
 
 /* A new fd is not the client's until the registry knows it. */
-static int fd_publish(int fd, struct kvm_object *o)
+static int fd_publish(int fd, struct object *o)
 {
     int r = registry_add(fd, o);
     if (!r)
         return fd;
     close(fd);
-    kvm_object_put(o);
+    object_put(o);
     return r;
 }
 
 int vitrine_open(const char *node)
 {
-    struct kvm_object *o;
+    struct object *o;
     signals_hold();
     if (!node || strcmp(node, "/dev/kvm"))
         return result(-ENOENT);
@@ -48,20 +49,20 @@ int vitrine_open(const char *node)
 
 bool inproc_ioctl(int fd, unsigned long request, void *arg, int *r)
 {
-    struct kvm_object *created;
+    struct object *created;
     signals_hold();
-    struct kvm_object *o = registry_find(fd, kvm_request_is_run(request));
+    struct object *o = registry_find(fd, kvm_request_is_run(request));
     if (!o) {
         signals_release();
         return false;
     }
-    *r = kvm_ioctl(o, request, (unsigned long)arg, &created);
+    *r = object_ioctl(o, request, (unsigned long)arg, &created);
     if (created) {
         *r = fd_publish(*r, created);
         control_server_start();
         kvmi_endpoint_start();
     }
-    kvm_object_put(o);
+    object_put(o);
     *r = result(*r);
     return true;
 }
@@ -78,18 +79,18 @@ int vitrine_ioctl(int fd, unsigned long request, void *arg)
 void *vitrine_mmap(size_t bytes, int prot, int flags, int fd, off_t offset)
 {
     signals_hold();
-    struct kvm_object *o = registry_find(fd, false);
+    struct object *o = registry_find(fd, false);
     void *p = MAP_FAILED;
     int error = 0;
-    /* The device's file is empty: the kernel would map it, but KVM's device cannot be mapped. */
+    /* The device's file is empty: the kernel would map it, but the devices cannot be mapped. */
     if (!o)
         error = EBADF;
-    else if (!kvm_object_is_mappable(o))
+    else if (!o->ops->is_mappable(o))
         error = ENODEV;
     else if ((p = mmap(NULL, bytes, prot, flags, fd, offset)) == MAP_FAILED)
         error = errno;
     if (o)
-        kvm_object_put(o);
+        object_put(o);
     signals_release();
     if (error)
         errno = error;

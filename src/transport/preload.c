@@ -24,9 +24,9 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/object.h"
 #include "base/shared.h"
 #include "base/signals.h"
-#include "front/kvm/front.h"
 #include "front/memflow/memflow.h"
 #include "transport/inproc.h"
 #include "transport/node.h"
@@ -102,10 +102,10 @@ enum preload_kind preload_kind_of(int fd)
     if (!preload_is_ours(fd))
         return PRELOAD_OTHER;
     signals_hold();
-    struct kvm_object *o = registry_find(fd, false);
-    enum preload_kind kind = !o ? PRELOAD_OTHER : kvm_object_is_device(o) ? PRELOAD_DEVICE : PRELOAD_MACHINE;
+    struct object *o = registry_find(fd, false);
+    enum preload_kind kind = !o ? PRELOAD_OTHER : o->is_device ? PRELOAD_DEVICE : PRELOAD_MACHINE;
     if (o)
-        kvm_object_put(o);
+        object_put(o);
     signals_release();
     return kind;
 }

@@ -12,8 +12,8 @@
 #include <stdarg.h>
 #include <unistd.h>
 
+#include "base/object.h"
 #include "base/signals.h"
-#include "front/kvm/front.h"
 #include "transport/inproc.h"
 #include "transport/registry.h"
 
@@ -74,9 +74,9 @@ static int duplicated(int from, int fd)
         return fd;
     int saved_errno = errno;
     signals_hold();
-    struct kvm_object *o = registry_find(fd, false);
+    struct object *o = registry_find(fd, false);
     if (o)
-        kvm_object_put(o);
+        object_put(o);
     signals_release();
     errno = saved_errno;
     return fd;

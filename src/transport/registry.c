@@ -12,12 +12,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/object.h"
 #include "base/signals.h"
-#include "front/kvm/front.h"
 #include "transport/registry.h"
 
 struct entry {
-    struct kvm_object *object; /* NULL: the fd is not ours */
+    struct object *object; /* NULL: the fd is not ours */
     dev_t dev;
     ino_t ino;
 };
@@ -98,27 +98,27 @@ static int grow_locked(unsigned fd)
 }
 
 /* Returns what stood there before, for the caller to drop. */
-static struct kvm_object *put_locked(unsigned fd, struct kvm_object *o, const struct stat *st)
+static struct object *put_locked(unsigned fd, struct object *o, const struct stat *st)
 {
-    struct kvm_object *stale = entries[fd].object;
+    struct object *stale = entries[fd].object;
     entries[fd] = (struct entry){ .object = o, .dev = st->st_dev, .ino = st->st_ino };
     entry_map(fd, true);
     return stale;
 }
 
-int registry_add(int fd, struct kvm_object *o)
+int registry_add(int fd, struct object *o)
 {
     struct stat st;
     if (fd < 0 || fstat(fd, &st))
         return -EBADF;
-    struct kvm_object *stale = NULL;
+    struct object *stale = NULL;
     pthread_rwlock_wrlock(&lock);
     int r = grow_locked((unsigned)fd);
     if (!r)
         stale = put_locked((unsigned)fd, o, &st);
     pthread_rwlock_unlock(&lock);
     if (stale)
-        kvm_object_put(stale);
+        object_put(stale);
     return r;
 }
 
@@ -131,9 +131,9 @@ static struct departed **departed_find_locked(const struct stat *st)
 }
 
 /* An fd that is not known by number: perhaps a duplicate, or a number that was reused. */
-static struct kvm_object *find_by_file(unsigned fd, const struct stat *st)
+static struct object *find_by_file(unsigned fd, const struct stat *st)
 {
-    struct kvm_object *found = NULL, *stale = NULL;
+    struct object *found = NULL, *stale = NULL;
     pthread_rwlock_wrlock(&lock);
     for (unsigned i = 0; i < n_entries && !found; i++)
         if (entry_holds(&entries[i], st))
@@ -142,23 +142,23 @@ static struct kvm_object *find_by_file(unsigned fd, const struct stat *st)
     if (!found && d)
         found = d->entry.object;
     if (found && !grow_locked(fd)) {
-        kvm_object_get(found);
+        object_get(found);
         stale = put_locked(fd, found, st);
     } else if (!found && fd < n_entries) {
         stale = entries[fd].object;
         entry_clear_locked(fd);
     }
     if (found)
-        kvm_object_get(found);
+        object_get(found);
     pthread_rwlock_unlock(&lock);
     if (stale)
-        kvm_object_put(stale);
+        object_put(stale);
     return found;
 }
 
-struct kvm_object *registry_find(int fd, bool is_trusting)
+struct object *registry_find(int fd, bool is_trusting)
 {
-    struct kvm_object *o = NULL;
+    struct object *o = NULL;
     struct stat st = { 0 };
     if (fd < 0)
         return NULL;
@@ -168,7 +168,7 @@ struct kvm_object *registry_find(int fd, bool is_trusting)
     if ((unsigned)fd < n_entries && (is_trusting || entry_holds(&entries[fd], &st)))
         o = entries[fd].object;
     if (o)
-        kvm_object_get(o);
+        object_get(o);
     pthread_rwlock_unlock(&lock);
     if (o)
         return o;
@@ -178,7 +178,7 @@ struct kvm_object *registry_find(int fd, bool is_trusting)
 }
 
 /* Another fd of the object that is open now, or -1. Forgets those whose number no longer is the object's; *n_gone says how many references that frees. */
-static int other_fd_locked(struct kvm_object *o, unsigned *n_gone)
+static int other_fd_locked(struct object *o, unsigned *n_gone)
 {
     int other = -1;
     for (unsigned i = 0; i < n_entries; i++) {
@@ -195,10 +195,10 @@ static int other_fd_locked(struct kvm_object *o, unsigned *n_gone)
 }
 
 /* A duplicate that we were never told of. The object's own fd on the same file does not count. */
-static int unseen_fd(const struct kvm_object *o, const struct stat *want)
+static int unseen_fd(const struct object *o, const struct stat *want)
 {
     DIR *dir = opendir("/proc/self/fd");
-    int found = -1, own = kvm_object_private_fd(o);
+    int found = -1, own = object_private_fd(o);
     if (!dir)
         return -1;
     for (struct dirent *d; found < 0 && (d = readdir(dir));) {
@@ -214,7 +214,7 @@ static int unseen_fd(const struct kvm_object *o, const struct stat *want)
 int registry_close(int fd)
 {
     struct stat st;
-    struct kvm_object *o = registry_find(fd, false);
+    struct object *o = registry_find(fd, false);
     if (!o)
         return -EBADF;
     unsigned n_drop = 1; /* registry_find's */
@@ -229,17 +229,17 @@ int registry_close(int fd)
     if (!r && other_fd_locked(o, &n_drop) < 0) {
         int unseen = unseen_fd(o, &st);
         if (unseen >= 0 && !grow_locked((unsigned)unseen)) {
-            struct kvm_object *stale = put_locked((unsigned)unseen, o, &st);
-            kvm_object_get(o);
+            struct object *stale = put_locked((unsigned)unseen, o, &st);
+            object_get(o);
             if (stale == o)
                 n_drop++;
             else if (stale)
-                kvm_object_put(stale);
+                object_put(stale);
         }
     }
     pthread_rwlock_unlock(&lock);
     while (n_drop--)
-        kvm_object_put(o);
+        object_put(o);
     return r;
 }
 
@@ -251,7 +251,7 @@ bool registry_has_departed(void)
 int registry_depart(int fd)
 {
     struct stat st;
-    struct kvm_object *o = registry_find(fd, false);
+    struct object *o = registry_find(fd, false);
     struct departed *fresh = calloc(1, sizeof(*fresh));
     int r = !o || fstat(fd, &st) ? -EBADF : fresh ? 0 : -ENOMEM;
     if (!r) {
@@ -269,7 +269,7 @@ int registry_depart(int fd)
     }
     free(fresh);
     if (o)
-        kvm_object_put(o);
+        object_put(o);
     return r;
 }
 
@@ -277,10 +277,10 @@ void registry_arrive(int fd)
 {
     struct stat st;
     struct departed *done = NULL;
-    struct kvm_object *o = registry_find(fd, false); /* from now on it is known by number */
+    struct object *o = registry_find(fd, false); /* from now on it is known by number */
     if (!o || fstat(fd, &st)) {
         if (o)
-            kvm_object_put(o);
+            object_put(o);
         return;
     }
     pthread_rwlock_wrlock(&lock);
@@ -294,9 +294,9 @@ void registry_arrive(int fd)
     }
     pthread_rwlock_unlock(&lock);
     if (done)
-        kvm_object_put(done->entry.object);
+        object_put(done->entry.object);
     free(done);
-    kvm_object_put(o);
+    object_put(o);
 }
 
 /* Another thread may be in the middle of a change when this one forks. */
@@ -315,7 +315,7 @@ static void fork_parent(void)
 static void fork_child(void)
 {
     lock = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
-    kvm_object_forked();
+    object_forked();
     signals_release();
 }
 

@@ -8,12 +8,12 @@
 
 #include "base/types.h"
 
-struct kvm_object;
+struct object;
 
 /* Takes over the caller's reference. -EBADF, -ENOMEM: then the reference is the caller's still. */
-int registry_add(int fd, struct kvm_object *o);
+int registry_add(int fd, struct object *o);
 /* The object behind fd with a reference for the caller, or NULL. is_trusting: believe the number alone, without a system call. */
-struct kvm_object *registry_find(int fd, bool is_trusting);
+struct object *registry_find(int fd, bool is_trusting);
 /* False: fd is not known to be ours. No lock, no system call; async-signal-safe. */
 bool registry_may_have(int fd);
 /* The first fd from this number on that is known to be ours, or -1. */

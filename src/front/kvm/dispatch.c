@@ -208,12 +208,10 @@ static int call_with_struct(const struct kvm_call *call, struct kvm_object *o, s
     return r;
 }
 
-int kvm_ioctl(struct kvm_object *o, unsigned long request, unsigned long arg, struct kvm_object **created)
+int kvm_ioctl(struct object *base, unsigned long request, unsigned long arg, struct object **created)
 {
+    struct kvm_object *o = (struct kvm_object *)base /* its first member */;
     struct kvm_arg a = { .value = arg };
-    *created = NULL;
-    if (kvm_object_is_foreign(o))
-        return -EIO;
     const struct kvm_call *call = call_find(o->kind, (uint32_t)request);
     if (!call)
         return refuse(o->kind, (uint32_t)request);

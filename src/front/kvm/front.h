@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The KVM front as transports and tools see it: objects that stand behind fds, one entry for ioctls, and the table of calls. Behaves as the device node
+ * The KVM front as transports and tools see it: the device that its fds come from, and the table of calls. Behaves as the device node
  * /dev/kvm of a Linux kernel does; nothing here prints. Any thread.
  */
 #ifndef VITRINE_FRONT_KVM_FRONT_H
@@ -8,7 +8,7 @@
 
 #include "base/types.h"
 
-struct kvm_object;
+struct object;
 struct kvm_vm;
 struct kvm_vcpu;
 struct kvm_arg;
@@ -16,24 +16,7 @@ struct kvm_arg;
 enum kvm_fd_kind { KVM_FD_DEVICE, KVM_FD_VM, KVM_FD_VCPU, KVM_FD_STATS /* has no calls */ };
 
 /* Opens the device: an fd, and in *out the object behind it with one reference; or -errno. */
-int kvm_object_open(struct kvm_object **out);
-void kvm_object_get(struct kvm_object *o);
-void kvm_object_put(struct kvm_object *o);
-/* An fd that the object keeps open for itself and that shares the file of the client's fd, or -1. It does not keep the object alive. */
-int kvm_object_private_fd(const struct kvm_object *o);
-bool kvm_object_is_device(const struct kvm_object *o);
-bool kvm_object_is_mappable(const struct kvm_object *o);
-/*
- * In the child of a fork, before anything else: VMs and vCPUs made so far are the parent's. As with the kernel's, their calls are EIO here; they are never
- * destroyed here, since their threads are not in this process.
- */
-void kvm_object_forked(void);
-
-/*
- * One ioctl: >= 0 or -errno. If the call made an fd, that is the result and *created is its object, with one reference for the caller; else NULL.
- * The caller holds a reference on o for the time of the call.
- */
-int kvm_ioctl(struct kvm_object *o, unsigned long request, unsigned long arg, struct kvm_object **created);
+int kvm_object_open(struct object **out);
 /* KVM_RUN alone may be called without proof that the fd still is the object's: it is the one request where a system call would be felt. */
 bool kvm_request_is_run(unsigned long request);
 

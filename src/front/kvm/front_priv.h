@@ -14,6 +14,7 @@
 
 #include "abi/kvm2007.h"
 #include "abi/kvm_later.h"
+#include "base/object.h"
 #include "base/user.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
@@ -28,7 +29,7 @@
 struct kvm_arg {
     uint64_t value;
     void *data;
-    struct kvm_object *created;
+    struct object *created;
 };
 
 /* A memory slot as the client set it; bytes 0 if free. */
@@ -95,21 +96,19 @@ struct kvm_vcpu {
 };
 
 struct kvm_object {
+    struct object base;
     enum kvm_fd_kind kind;
-    _Atomic unsigned refs;
-    unsigned n_forks; /* of the process when the object was made */
     struct kvm_vm *vm;
     struct kvm_vcpu *vcpu;
     const struct kvm_stats *stats;
 };
 
-/* True if the object is a VM or vCPU of another process that this one was forked from. */
-bool kvm_object_is_foreign(const struct kvm_object *o);
-
+/* dispatch.c: object_ops.ioctl */
+int kvm_ioctl(struct object *base, unsigned long request, unsigned long arg, struct object **created);
 /* object.c */
-int kvm_object_create_vm(struct kvm_object **out);
-int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out);
-int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct kvm_object **out);
+int kvm_object_create_vm(struct object **out);
+int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct object **out);
+int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct object **out);
 /* Room for a dirty ring in the file that the first vCPU will get. */
 int kvm_object_grow_first_run(struct kvm_vm *m, uint32_t ring_bytes);
 /* dirty.c */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What stands behind fds. A VM lives while its fd's object or that of one of its vCPUs does; a vCPU stays with its VM even when its fd is closed. The fds are
- * memfds, so mmap, dup, poll and close are the kernel's business. Reference counts are atomic; creation of vCPUs is under kvm_vm.lock.
+ * memfds, so mmap, dup, poll and close are the kernel's business. The count of what keeps a VM is atomic; creation of vCPUs is under kvm_vm.lock.
  */
 #include <assert.h>
 #include <fcntl.h>
@@ -15,20 +15,19 @@
 #include "core/time.h"
 #include "front/kvm/front_priv.h"
 
-static unsigned n_forks; /* from the first process that had this memory; changes when there is one thread */
+static const struct object_ops object_ops;
 
 static struct kvm_object *object_create(enum kvm_fd_kind kind)
 {
     struct kvm_object *o = calloc(1, sizeof(*o));
     if (o) {
         o->kind = kind;
-        o->refs = 1;
-        o->n_forks = n_forks;
+        object_init(&o->base, &object_ops, kind == KVM_FD_DEVICE);
     }
     return o;
 }
 
-int kvm_object_open(struct kvm_object **out)
+int kvm_object_open(struct object **out)
 {
     struct kvm_object *o = object_create(KVM_FD_DEVICE);
     if (!o)
@@ -38,7 +37,7 @@ int kvm_object_open(struct kvm_object **out)
         free(o);
         return fd;
     }
-    *out = o;
+    *out = &o->base;
     return fd;
 }
 
@@ -101,25 +100,15 @@ static void vm_release(struct kvm_vm *m)
     free(m);
 }
 
-void kvm_object_forked(void)
+/* The base is the first member. */
+static struct kvm_object *of(const struct object *base)
 {
-    n_forks++;
+    return (struct kvm_object *)base;
 }
 
-bool kvm_object_is_foreign(const struct kvm_object *o)
+static void object_destroy(struct object *base)
 {
-    return o->n_forks != n_forks && o->kind != KVM_FD_DEVICE;
-}
-
-void kvm_object_get(struct kvm_object *o)
-{
-    atomic_fetch_add(&o->refs, 1);
-}
-
-void kvm_object_put(struct kvm_object *o)
-{
-    if (atomic_fetch_sub(&o->refs, 1) != 1 || kvm_object_is_foreign(o))
-        return;
+    struct kvm_object *o = of(base);
     if (o->kind == KVM_FD_VCPU)
         vcpu_destroy(o->vcpu->v);
     if (o->vm)
@@ -127,23 +116,21 @@ void kvm_object_put(struct kvm_object *o)
     free(o);
 }
 
-int kvm_object_private_fd(const struct kvm_object *o)
+static int object_own_fd(const struct object *base)
 {
+    const struct kvm_object *o = of(base);
     return o->kind == KVM_FD_VM ? o->vm->vm->fd : o->kind == KVM_FD_STATS ? o->stats->fd : -1;
 }
 
-bool kvm_object_is_device(const struct kvm_object *o)
+static bool object_is_mappable(const struct object *base)
 {
-    return o->kind == KVM_FD_DEVICE;
+    return of(base)->kind == KVM_FD_VM || of(base)->kind == KVM_FD_VCPU;
 }
 
-bool kvm_object_is_mappable(const struct kvm_object *o)
-{
-    return o->kind == KVM_FD_VM || o->kind == KVM_FD_VCPU;
-}
+static const struct object_ops object_ops = { .ioctl = kvm_ioctl, .private_fd = object_own_fd, .is_mappable = object_is_mappable, .destroy = object_destroy };
 
 /* As the kernel's, it keeps the VM. */
-int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct kvm_object **out)
+int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct object **out)
 {
     struct kvm_object *o = object_create(KVM_FD_STATS);
     if (!o)
@@ -151,7 +138,7 @@ int kvm_object_create_stats(struct kvm_vm *m, const struct kvm_stats *s, struct 
     atomic_fetch_add(&m->refs, 1);
     o->vm = m;
     o->stats = s;
-    *out = o;
+    *out = &o->base;
     return 0;
 }
 
@@ -195,7 +182,7 @@ static int vm_alloc(struct kvm_vm **out)
     return 0;
 }
 
-int kvm_object_create_vm(struct kvm_object **out)
+int kvm_object_create_vm(struct object **out)
 {
     struct kvm_object *o = object_create(KVM_FD_VM);
     if (!o)
@@ -213,7 +200,7 @@ int kvm_object_create_vm(struct kvm_object **out)
         close(fd);
         goto fail_vm;
     }
-    *out = o;
+    *out = &o->base;
     return fd;
 
 fail_vm:
@@ -245,7 +232,7 @@ static int vcpu_attach(struct kvm_vm *m, uint32_t id, struct kvm_vcpu *c)
     return 0;
 }
 
-int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **out)
+int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct object **out)
 {
     if (id >= VM_VCPU_IDS || (m->n_ids && id >= m->n_ids) || m->n_vcpus >= VM_VCPUS_MAX)
         return -EINVAL;
@@ -275,7 +262,7 @@ int kvm_object_create_vcpu(struct kvm_vm *m, uint32_t id, struct kvm_object **ou
     atomic_fetch_add(&m->refs, 1);
     o->vm = m;
     o->vcpu = c;
-    *out = o;
+    *out = &o->base;
     return fd;
 
 fail:
