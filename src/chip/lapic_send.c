@@ -173,7 +173,7 @@ static bool is_waiting_for_eoi(void *arg, uint64_t address, uint32_t data)
 void lapic_eoi_to_client(struct lapic *l, unsigned vector, bool is_level)
 {
     struct eoi e = { l, vector, is_level };
-    if (!irq_any_reserved_msi(l->v->vm, is_waiting_for_eoi, &e))
+    if (l->v->vm->reports_level_eois ? !is_level : !irq_any_reserved_msi(l->v->vm, is_waiting_for_eoi, &e))
         return;
     l->v->eoi_vector = (uint8_t)vector;
     vcpu_request(l->v, VREQ_IOAPIC_EOI);

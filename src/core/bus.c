@@ -48,6 +48,16 @@ static bool is_inside(const struct bus_region *r, uint64_t addr, unsigned bytes)
     return addr >= r->addr && bytes <= r->bytes && addr - r->addr <= r->bytes - bytes;
 }
 
+bool bus_may_take(struct bus *b, uint64_t addr, unsigned bytes)
+{
+    bool found = false;
+    pthread_rwlock_rdlock(&b->lock);
+    for (struct bus_region *r = b->regions; r && !found; r = r->next)
+        found = r->ops->write && is_inside(r, addr, bytes);
+    pthread_rwlock_unlock(&b->lock);
+    return found;
+}
+
 int bus_read(struct bus *b, struct vcpu *v, uint64_t addr, unsigned bytes, void *data)
 {
     int error = -EOPNOTSUPP;

@@ -35,6 +35,8 @@ void bus_init(struct bus *b);
 void bus_fini(struct bus *b);
 void bus_add(struct bus *b, struct bus_region *r); /* r stays the owner's memory */
 void bus_remove(struct bus *b, struct bus_region *r);
+/* True if some region may take a write there. */
+bool bus_may_take(struct bus *b, uint64_t addr, unsigned bytes);
 /* 0 if a region took it, else -EOPNOTSUPP. */
 int bus_read(struct bus *b, struct vcpu *v, uint64_t addr, unsigned bytes, void *data);
 int bus_write(struct bus *b, struct vcpu *v, uint64_t addr, unsigned bytes, const void *data);

@@ -24,16 +24,19 @@ enum exit_kind {
     EXIT_INTERNAL_ERROR, /* the engine cannot go on; bytes and length say where */
     EXIT_DIRTY_RING_FULL,
     EXIT_MEMORY_FAULT, /* host memory behind a slot is gone */
+    EXIT_ACCESS,       /* vm.reports_accesses: memory that the client answers for; the instruction has not begun */
     EXIT_WATCH,        /* within the engine: a question is open (core/watch.h) */
     EXIT_KIND_COUNT
 };
 
 struct vcpu_exit {
     enum exit_kind kind;
+    /* vm.reports_accesses, with EXIT_IO and EXIT_ACCESS: the instruction, if it could be fetched and is what made the access; else 0 bytes. */
+    uint8_t insn[15], insn_bytes;
     union {
         struct {
-            bool is_in;
-            uint8_t bytes; /* 1 2 4 of one item */
+            bool is_in, is_string; /* of INS or OUTS */
+            uint8_t bytes;         /* 1 2 4 of one item */
             uint16_t port;
             uint32_t count; /* items; more than 1 for REP INS/OUTS */
             /* OUT: count * bytes of data to hand over. IN: the client's answer goes to vcpu.replay.io_data. */
@@ -69,6 +72,12 @@ struct vcpu_exit {
             uint64_t rip;
             bool is_write;
         } tpr;
+        struct {
+            gva_t gva;
+            gpa_t gpa;
+            enum { ACCESSED_READ, ACCESSED_WRITE, ACCESSED_EXECUTE } how;
+            bool is_slot; /* there is memory, but not for that */
+        } access;
         struct {
             uint32_t suberror;
             uint8_t insn_bytes[15], n_bytes;

@@ -13,6 +13,7 @@
 #define MEMSLOT_READONLY 1u /* guest writes go to the client as MMIO */
 #define MEMSLOT_LOG_DIRTY 2u
 #define MEMSLOT_ALL_DIRTY 4u /* a new bitmap starts with every page dirty */
+#define MEMSLOT_NO_EXEC 8u   /* fetches find no memory there */
 
 /* Address spaces: what a vCPU sees outside of system management mode, and in it. */
 enum { SPACE_NORMAL, SPACE_SMM, SPACE_COUNT };

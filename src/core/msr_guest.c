@@ -49,6 +49,11 @@ static bool is_allowed(struct vm *vm, uint32_t index, uint32_t kind)
     return is_yes;
 }
 
+static bool is_ignored(const struct vcpu *v, int error)
+{
+    return error == -ENOENT && atomic_load(&v->vm->ignores_unknown_msrs);
+}
+
 static enum msr_outcome refused(struct vcpu *v, uint32_t index, bool is_write, uint64_t data, uint32_t reason)
 {
     if (!(atomic_load(&v->vm->msr_exit_reasons) & reason))
@@ -75,6 +80,8 @@ enum msr_outcome msr_guest_read(struct vcpu *v, uint32_t index, uint64_t *value)
     if (!is_allowed(v->vm, index, MSR_FILTER_READ))
         return refused(v, index, false, 0, MSR_REASON_FILTERED);
     int error = vcpu_msr_read(v, index, value, false);
+    if (is_ignored(v, error))
+        *value = error = 0;
     return error ? refused(v, index, false, 0, reason_of(error)) : MSR_DONE;
 }
 
@@ -85,5 +92,7 @@ enum msr_outcome msr_guest_write(struct vcpu *v, uint32_t index, uint64_t value)
     if (!is_allowed(v->vm, index, MSR_FILTER_WRITE))
         return refused(v, index, true, value, MSR_REASON_FILTERED);
     int error = vcpu_msr_write(v, index, value, false);
+    if (is_ignored(v, error))
+        return MSR_DONE;
     return error ? refused(v, index, true, value, reason_of(error)) : MSR_DONE;
 }

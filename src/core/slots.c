@@ -192,7 +192,7 @@ static int replace_slot(struct vm *vm, const struct memslot *wanted)
 
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva)
 {
-    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY | MEMSLOT_ALL_DIRTY)) || id >> MEMSLOT_SPACE_SHIFT >= SPACE_COUNT)
+    if ((flags & ~(MEMSLOT_READONLY | MEMSLOT_LOG_DIRTY | MEMSLOT_ALL_DIRTY | MEMSLOT_NO_EXEC)) || id >> MEMSLOT_SPACE_SHIFT >= SPACE_COUNT)
         return -EINVAL;
     struct memslot wanted = { .gpa = gpa, .bytes = bytes, .hva = hva, .id = id, .flags = flags };
     pthread_mutex_lock(&vm->slots_lock);

@@ -263,6 +263,15 @@ void vcpu_destroy(struct vcpu *v);
  * Returns what the engine returns.
  */
 int vcpu_run(struct vcpu *v);
+/*
+ * Async-signal-safe: tells the vCPU that this thread is running, if any, that a signal handler ran, so that the run ends with EINTR. For whoever wraps the
+ * client's handlers.
+ */
+void vcpu_interrupt_own(void);
+/* Lets the signals come that the processor raises: the engine lives by them, and a fault whose signal is blocked kills the process. */
+void vcpu_unblock_faults(void);
+/* Adds them to a set, or deletes them: sigaddset or sigdelset. */
+void vcpu_faults_of(sigset_t *set, int (*change)(sigset_t *set, int sig));
 
 /*
  * vCPU thread, on VREQ_TICK and before blocking: true if the run has to end with EINTR, because immediate_exit is set or a signal that the run mask

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/signals.h"
 #include "core/dump.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
@@ -195,8 +196,41 @@ static void announce(struct vcpu *v)
         watch_forget(&v->watch);
 }
 
+void vcpu_faults_of(sigset_t *set, int (*change)(sigset_t *set, int sig))
+{
+    static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
+    for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+        change(set, own[i]);
+}
+
+/* Once per thread, as every run would pay for it: threads set their masks before they run vCPUs. */
+void vcpu_unblock_faults(void)
+{
+    static _Thread_local bool is_done;
+    sigset_t own;
+    if (is_done)
+        return;
+    is_done = true;
+    sigemptyset(&own);
+    vcpu_faults_of(&own, sigaddset);
+    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+}
+
+/* In whose run this thread is. Written before and after, read by vcpu_interrupt_own from a signal handler of the same thread. */
+static _Thread_local struct vcpu *volatile running __attribute__((tls_model("initial-exec")));
+
+void vcpu_interrupt_own(void)
+{
+    struct vcpu *v = running;
+    if (v)
+        vcpu_request(v, VREQ_EXIT);
+}
+
 int vcpu_run(struct vcpu *v)
 {
+    running = v;
+    if (signals_has_waiting()) /* it came since the client's call began */
+        vcpu_request(v, VREQ_EXIT);
     v->thread = pthread_self();
     atomic_store(&v->is_running, true);
     if (!v->watch.is_announced)
@@ -207,5 +241,8 @@ int vcpu_run(struct vcpu *v)
     atomic_store(&v->is_running, false);
     if (v->exit.kind == EXIT_SHUTDOWN || v->exit.kind == EXIT_INTERNAL_ERROR)
         log_dead_end(v);
+    running = NULL;
+    /* Asked for during this run; the next one has its own look at immediate_exit and signals. */
+    atomic_fetch_and(&v->requests, ~VREQ_EXIT);
     return result;
 }

@@ -75,7 +75,15 @@ struct vm {
     bool has_irqchip;       /* PIC, IOAPIC and LAPICs in process */
     bool has_split_irqchip; /* LAPICs only: PIC and IOAPIC are the client's */
     bool has_pit;
-    void *pic, *ioapic, *pit; /* chip's */
+    /*
+     * How an access is completed that only the client can answer. False: the client answers it and the instruction goes on with that (vcpu.replay,
+     * vcpu.posted). True: it is reported before the instruction has changed anything, and the client executes that instruction itself. Elements of INS and OUTS
+     * are answered in both. Set before there are vCPUs.
+     */
+    bool reports_accesses;
+    _Atomic bool ignores_unknown_msrs; /* the guest reads zero and writes nothing */
+    bool reports_level_eois;           /* EXIT_IOAPIC_EOI for every interrupt that was level-triggered; else only what the client's IOAPIC pins are routed to */
+    void *pic, *ioapic, *pit;          /* chip's */
     uint32_t boot_cpu_id;
     uint64_t tsc_khz; /* host's */
     /* The client's last TSC write, to give vCPUs set one after the other the same offset. */

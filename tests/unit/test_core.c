@@ -111,7 +111,7 @@ static void test_slots(void **state)
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0x180800, 0x1000, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0, 0x1001, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, 2, 0, ~0xfffull, 0x2000, ram), -EINVAL);
-    assert_int_equal(vm_set_memslot(vm, 2, 8, 0, 0x1000, ram), -EINVAL);
+    assert_int_equal(vm_set_memslot(vm, 2, 16, 0, 0x1000, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, SPACE_COUNT << 16, 0, 0, 0x1000, ram), -EINVAL);
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0, 0, NULL), -ENOENT);
     assert_int_equal(vm_set_memslot(vm, 2, 0, 0, 0x1000, ram + 0x90000), 0);

@@ -245,6 +245,28 @@ static unsigned access_complete(const struct soft_vcpu *sv, unsigned access)
     return (access & ACCESS_IMPLICIT) || !sv->is_user ? access & ~ACCESS_USER : access | ACCESS_USER;
 }
 
+void access_report(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned access)
+{
+    struct vcpu_exit *x = &sv->v.exit;
+    x->access.gva = gva;
+    x->access.gpa = gpa;
+    x->access.how = access & ACCESS_FETCH ? ACCESSED_EXECUTE : access & ACCESS_WRITE ? ACCESSED_WRITE : ACCESSED_READ;
+    x->access.is_slot = memslots_find(slots_seen(sv), gpa) != NULL;
+    sv->fault = (struct fault){ .vector = FAULT_ACCESS };
+}
+
+/* A span that is the client's to answer, and the client executes instructions itself. Whether a region of the bus takes the write only its value says. */
+static bool must_report(struct soft_vcpu *sv, const struct page_place *p, unsigned bytes, unsigned access)
+{
+    struct vcpu *v = &sv->v;
+    if (p->host || !v->vm->reports_accesses || is_lapic(v, p->gpa))
+        return false;
+    if (!(access & ACCESS_WRITE))
+        return true;
+    fp_put(sv);
+    return !bus_may_take(&v->vm->mmio, p->gpa, bytes);
+}
+
 /* Places all pages of an access. Number of spans, or 0 with sv->fault. */
 static unsigned spans_place(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access, struct span span[SPANS_MAX])
 {
@@ -259,6 +281,10 @@ static unsigned spans_place(struct soft_vcpu *sv, gva_t gva, unsigned bytes, uns
             return 0;
         if (span[n].place.is_watched && is_told && watch_access_ask(sv, gva, span[n].place.guest_gpa, span[n].bytes, told))
             return 0;
+        if (must_report(sv, &span[n].place, span[n].bytes, access)) {
+            access_report(sv, gva, span[n].place.gpa, access);
+            return 0;
+        }
         gva += span[n].bytes;
         bytes -= span[n].bytes;
         n++;
@@ -316,6 +342,12 @@ enum step linear_write(struct soft_vcpu *sv, gva_t gva, const void *buf, unsigne
     if (sv->v.posted.n + pieces > POSTED_MAX)
         return mmio_overrun(sv, "an instruction writes more MMIO than can be posted");
     const uint8_t *from = buf;
+    if (sv->v.vm->reports_accesses && pieces == 1 && n == 1 && !is_lapic(&sv->v, span[0].place.gpa)) {
+        if (device_write(sv, span[0].place.gpa, bytes, buf) == 0)
+            return STEP_NEXT;
+        access_report(sv, gva, span[0].place.gpa, ACCESS_WRITE);
+        return STEP_FAULT;
+    }
     for (unsigned i = 0; i < n; i++) {
         span_write(sv, &span[i], from);
         from += span[i].bytes;

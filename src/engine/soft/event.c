@@ -8,14 +8,47 @@
 #include "engine/soft/code.h"
 #include "engine/soft/exec.h"
 
+static enum step exit_with(struct soft_vcpu *sv, enum exit_kind kind)
+{
+    sv->v.exit.kind = kind;
+    return STEP_EXIT;
+}
+
+/* What could not be delivered now is pending again. */
+static void event_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
+{
+    struct vcpu_events *ev = &sv->v.ev;
+    if (kind == EVENT_EXTERNAL) {
+        ev->interrupt.injected = true;
+        ev->interrupt.soft = false;
+        ev->interrupt.vector = f->vector;
+    } else if (kind == EVENT_NMI) {
+        atomic_fetch_add(&ev->nmi_pending, 1);
+    } else {
+        ev->exception.pending = ev->exception.has_payload = true;
+        ev->exception.has_code = f->has_code;
+        ev->exception.injected = false;
+        ev->exception.vector = f->vector;
+        ev->exception.code = f->code;
+        ev->exception.payload = f->addr;
+    }
+    atomic_store(&sv->v.exit_req, 1);
+}
+
 /* Delivery ended at the handler, or the machine shut down. */
 static enum step deliver(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f, uint64_t next_rip)
 {
     enum step s = event_deliver(sv, kind, f, next_rip);
     if (s == STEP_EXIT)
         return s;
+    if (s == STEP_FAULT && sv->fault.vector == FAULT_ACCESS) {
+        event_put_back(sv, kind, f);
+        sv->v.exit.insn_bytes = 0;
+        return exit_with(sv, EXIT_ACCESS);
+    }
     if (s == STEP_FAULT) {
-        watch_put_back(sv, kind, f);
+        event_put_back(sv, kind, f);
+        sv->v.watch.is_delivery = true;
         return STEP_REPEAT; /* nothing else is delivered before the answer */
     }
     sv->v.cpu.interrupt_shadow = 0;
@@ -87,12 +120,6 @@ static bool take_start(struct soft_vcpu *sv, uint32_t req)
         return false;
     }
     return true;
-}
-
-static enum step exit_with(struct soft_vcpu *sv, enum exit_kind kind)
-{
-    sv->v.exit.kind = kind;
-    return STEP_EXIT;
 }
 
 static bool may_interrupt(const struct vcpu *v)

@@ -34,10 +34,17 @@ static enum step cannot_go_on(struct soft_vcpu *sv, const char *why)
 }
 
 /* Where a fetch failed: its fault, or an exit because the code is not in RAM. */
-static enum step fetch_failure(struct soft_vcpu *sv, bool is_fault)
+static enum step fetch_failure(struct soft_vcpu *sv, gva_t gva, bool is_fault)
 {
+    struct page_place p;
     if (is_fault)
         return STEP_FAULT;
+    if (sv->v.vm->reports_accesses) {
+        if (tlb_place(sv, gva, ACCESS_FETCH | (sv->is_user ? ACCESS_USER : 0), &p))
+            return STEP_FAULT;
+        access_report(sv, gva, p.gpa, ACCESS_FETCH);
+        return STEP_FAULT;
+    }
     return cannot_go_on(sv, "instruction fetch from outside RAM");
 }
 
@@ -56,9 +63,9 @@ static enum step fetch_memory(struct soft_vcpu *sv, gva_t gva, uint8_t bytes[INS
     bool is_fault;
     const uint8_t *host = fetch_host(sv, gva, &is_fault);
     if (!host && !is_fault && !(host = fetch_watched(sv, gva, true, &is_fault)))
-        return is_fault ? STEP_FAULT : fetch_failure(sv, false);
+        return is_fault ? STEP_FAULT : fetch_failure(sv, gva, false);
     if (!host)
-        return fetch_failure(sv, is_fault);
+        return fetch_failure(sv, gva, is_fault);
     unsigned first = (unsigned)(PAGE_BYTES - (gva & PAGE_OFFSET_MASK));
     unsigned want = known && known->len ? known->len : INSN_MAX_BYTES;
     if (first > want)
@@ -109,7 +116,7 @@ static enum step decode_into(struct soft_vcpu *sv, struct exec_entry *x, gva_t g
     if (r == -EAGAIN) { /* the instruction goes on in a page that could not be fetched: its fault */
         bool is_fault;
         fetch_host(sv, gva + n, &is_fault);
-        return fetch_failure(sv, is_fault);
+        return fetch_failure(sv, gva + n, is_fault);
     }
     if (r == -E2BIG)
         return step_fault_code(sv, VEC_GP, 0);
@@ -498,6 +505,14 @@ static struct exec_entry *keep(struct soft_vcpu *sv, const struct exec_entry *kn
     return x;
 }
 
+/* For a client that executes it itself. */
+static void note_insn(struct soft_vcpu *sv, const struct insn *in)
+{
+    sv->v.exit.insn_bytes = in ? in->len : 0;
+    if (in)
+        light_copy(sv->v.exit.insn, in->bytes, in->len);
+}
+
 enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *is_soft_int)
 {
     struct exec_entry *x = known ? keep(sv, known) : NULL;
@@ -510,6 +525,7 @@ enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *
         sv->dr6_hits = 0;
     *is_soft_int = false;
     enum step s = x ? STEP_NEXT : lookup(sv, &x);
+    bool is_known = s == STEP_NEXT;
     bool is_denied = v->watch.is_denied && v->watch.denied_rip == v->cpu.rip;
     if (s == STEP_NEXT && !is_denied) {
         uint64_t value = 0;
@@ -522,10 +538,12 @@ enum step exec_insn(struct soft_vcpu *sv, const struct exec_entry *known, bool *
         s = is_denied ? STEP_NEXT : execute(sv, x);
         *is_soft_int = x->helper == help_int || x->helper == help_int3 || x->helper == help_into || x->helper == help_int1;
     }
-    if (s == STEP_FAULT && sv->fault.vector == FAULT_WATCH) {
-        v->exit.kind = EXIT_WATCH;
+    if (s == STEP_FAULT && fault_leaves(&sv->fault)) {
+        v->exit.kind = sv->fault.vector == FAULT_WATCH ? EXIT_WATCH : EXIT_ACCESS;
         s = STEP_EXIT;
     }
+    if (v->vm->reports_accesses)
+        note_insn(sv, is_known ? &x->in : NULL);
     if (s == STEP_FAULT || s == STEP_EXIT) {
         v->cpu.interrupt_shadow = shadow;
         v->cpu.rflags |= rf;

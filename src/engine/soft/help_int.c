@@ -302,7 +302,7 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
     for (;;) {
         event_note(sv, ev.kind, &current);
         step = desc_is_protected(sv) ? deliver_protected(sv, &ev) : deliver_real(sv, &ev);
-        if (step != STEP_FAULT || sv->fault.vector == FAULT_WATCH)
+        if (step != STEP_FAULT || fault_leaves(&sv->fault))
             break;
         if (!event_escalate(sv, &ev, &current)) {
             sv->v.exit.kind = EXIT_SHUTDOWN;

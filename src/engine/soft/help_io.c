@@ -2,7 +2,8 @@
 /*
  * IN OUT INS OUTS. A port belongs to an in-process device (vm->pio) or to the client. Called by exec_insn on the vCPU's thread, no lock.
  *
- * For the client IN and INS end in STEP_EXIT and restart when v.replay.io_data holds the answer; OUT and OUTS commit first and leave then.
+ * For the client IN and INS end in STEP_EXIT and restart when v.replay.io_data holds the answer; OUT and OUTS commit first and leave then. With
+ * vm.reports_accesses IN and OUT only leave, and are the client's to execute; INS and OUTS hand over their elements one by one.
  * REP INS and OUTS hand over one page of elements at most per exit, and only those whose memory is plain RAM in one page:
  * an INS destination is known to be writable before the port is read. Elements for in-process devices go one by one.
  */
@@ -75,11 +76,12 @@ static int device_out(struct soft_vcpu *sv, unsigned port, unsigned bytes, const
     return bus_write(&sv->v.vm->pio, &sv->v, port, bytes, value);
 }
 
-static void exit_fill(struct soft_vcpu *sv, bool is_in, unsigned port, unsigned bytes, uint32_t count)
+static void exit_fill(struct soft_vcpu *sv, bool is_in, bool is_string, unsigned port, unsigned bytes, uint32_t count)
 {
     struct vcpu_exit *x = &sv->v.exit;
     x->kind = EXIT_IO;
     x->io.is_in = is_in;
+    x->io.is_string = is_string;
     x->io.bytes = (uint8_t)bytes;
     x->io.port = (uint16_t)port;
     x->io.count = count;
@@ -110,7 +112,7 @@ enum step help_in(struct soft_vcpu *sv, const struct insn *in)
     } else if ((given = watch_gift(sv, WATCH_PORT, port))) {
         value = (uint32_t)given->value;
     } else if (device_in(sv, port, bytes, &value)) {
-        exit_fill(sv, true, port, bytes, 1);
+        exit_fill(sv, true, false, port, bytes, 1);
         return STEP_EXIT;
     }
     gpr_write(sv, GPR_RAX, bytes, value);
@@ -131,9 +133,9 @@ enum step help_out(struct soft_vcpu *sv, const struct insn *in)
     access_note_io(sv, port, bytes);
     if (device_out(sv, port, bytes, &value) == 0)
         return STEP_NEXT;
-    exit_fill(sv, false, port, bytes, 1);
+    exit_fill(sv, false, false, port, bytes, 1);
     light_copy(sv->v.exit.io.data, &value, bytes);
-    return STEP_NEXT_EXIT;
+    return sv->v.vm->reports_accesses ? STEP_EXIT : STEP_NEXT_EXIT;
 }
 
 /* ---- INS --------------------------------------------------------------------------------------------------------------------------------- */
@@ -191,7 +193,7 @@ static uint32_t elements_at_once(struct soft_vcpu *sv, const struct string_op *o
 {
     uint64_t n = string_count(sv, op);
     bool has_breakpoints = (sv->v.cpu.cr4 & CR4_DE) && ((sv->v.cpu.dr7 | sv->v.debug.dr7) & DR7_ENABLE_MASK);
-    if (n == 1 || op->is_backward || (sv->v.cpu.rflags & RFLAGS_TF) || has_breakpoints)
+    if (n == 1 || op->is_backward || sv->v.vm->reports_accesses || (sv->v.cpu.rflags & RFLAGS_TF) || has_breakpoints)
         return 1;
     if (n > PAGE_BYTES / op->bytes)
         n = PAGE_BYTES / op->bytes;
@@ -230,7 +232,7 @@ enum step help_ins(struct soft_vcpu *sv, const struct insn *in)
         if (st != STEP_NEXT)
             return st;
         if (device_in(sv, port, op.bytes, &value)) {
-            exit_fill(sv, true, port, op.bytes, elements_at_once(sv, &op, true));
+            exit_fill(sv, true, true, port, op.bytes, elements_at_once(sv, &op, true));
             return STEP_EXIT;
         }
         st = ins_store(sv, &op, &value);
@@ -256,7 +258,7 @@ static enum step outs_load(struct soft_vcpu *sv, const struct string_op *op, uin
 static enum step outs_exit(struct soft_vcpu *sv, const struct string_op *op, unsigned port, uint32_t first)
 {
     uint64_t n = elements_at_once(sv, op, false);
-    exit_fill(sv, false, port, op->bytes, (uint32_t)n);
+    exit_fill(sv, false, true, port, op->bytes, (uint32_t)n);
     light_copy(sv->v.exit.io.data, &first, op->bytes);
     if (n > 1) {
         uint64_t rest = n;

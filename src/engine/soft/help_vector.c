@@ -309,7 +309,7 @@ enum step help_gather(struct soft_vcpu *sv, const struct insn *in)
     }
     uint64_t wanted = p.mask;
     s = vec_gather_elements(sv, in, &p);
-    if (s == STEP_EXIT || (s == STEP_FAULT && sv->fault.vector == FAULT_WATCH) || (s == STEP_FAULT && p.mask == wanted))
+    if (s == STEP_EXIT || (s == STEP_FAULT && fault_leaves(&sv->fault)) || (s == STEP_FAULT && p.mask == wanted))
         return s;
     /* Everything above the elements is zero when done; SDM leaves it open on a fault, where zero is what the restart writes anyway. */
     light_fill(p.data + p.n * p.elem_bytes, 0, VEC_BYTES_MAX - p.n * p.elem_bytes);
@@ -330,7 +330,7 @@ static enum step vec_scatter_ask(struct soft_vcpu *sv, const struct insn *in, co
         if (s == STEP_NEXT)
             s = linear_probe_write(sv, gva, p->elem_bytes, 0);
         if (s != STEP_NEXT)
-            return s == STEP_FAULT && sv->fault.vector == FAULT_WATCH ? s : STEP_NEXT;
+            return s == STEP_FAULT && fault_leaves(&sv->fault) ? s : STEP_NEXT;
     }
     return STEP_NEXT;
 }

@@ -358,7 +358,7 @@ void run_notice_client(struct soft_vcpu *sv)
 static void notice_absence(struct soft_vcpu *sv)
 {
     const struct vcpu *v = &sv->v;
-    bool is_io = v->exit.kind == EXIT_IO || v->exit.kind == EXIT_MMIO || v->exit.kind == EXIT_NONE;
+    bool is_io = v->exit.kind == EXIT_IO || v->exit.kind == EXIT_MMIO || v->exit.kind == EXIT_ACCESS || v->exit.kind == EXIT_NONE;
     bool is_short = __builtin_ia32_rdtsc() - sv->left_tsc < SHORT_STAY_US * v->vm->tsc_khz / 1000;
     if (!is_io || !is_short || !(v->cpu.cr0 & CR0_PG))
         tlb_flush_fetch(sv);

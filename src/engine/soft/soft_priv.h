@@ -198,6 +198,8 @@ void code_page_written(struct soft_vcpu *sv, gpa_t gpa, unsigned bytes);
  */
 enum step linear_read(struct soft_vcpu *sv, gva_t gva, void *buf, unsigned bytes, unsigned access);
 enum step linear_write(struct soft_vcpu *sv, gva_t gva, const void *buf, unsigned bytes, unsigned access);
+/* Fills v->exit.access: what is at gva has no host address for such an access. */
+void access_report(struct soft_vcpu *sv, gva_t gva, gpa_t gpa, unsigned access);
 /* Checks that a later write of the same range cannot fault. */
 enum step linear_probe_write(struct soft_vcpu *sv, gva_t gva, unsigned bytes, unsigned access);
 /*
@@ -258,11 +260,18 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
 
 /* ---- watch.c: events for tools, core/watch.h ----------------------------------------------------------------------------------------------- */
 
+#define FAULT_ACCESS 0xfdu /* a "vector": v->exit.access is filled, as vm.reports_accesses says; exec_insn makes it STEP_EXIT with EXIT_ACCESS */
 #define FAULT_WATCH 0xfeu /* a "vector": an access waits for an answer; exec_insn makes it STEP_EXIT with EXIT_WATCH */
 
 static inline bool watch_is_on(const struct soft_vcpu *sv, uint32_t kinds)
 {
     return atomic_load_explicit(&sv->v.vm->watch.kinds, memory_order_relaxed) & kinds;
+}
+
+/* Not the guest's: the instruction or delivery is left as it was, for a tool or the client. */
+static inline bool fault_leaves(const struct fault *f)
+{
+    return f->vector == FAULT_WATCH || f->vector == FAULT_ACCESS;
 }
 
 /* STEP_NEXT: go on, e->value is what is to be written; STEP_EXIT: return that. */
@@ -288,8 +297,6 @@ static inline bool watch_is_given(const struct soft_vcpu *sv, gva_t gva, unsigne
     return sv->v.watch.n_gifts && watch_meets_gift(sv, gva, bytes);
 }
 void watch_give(const struct soft_vcpu *sv, gva_t gva, uint8_t *buf, unsigned bytes, bool is_code);
-/* What could not be delivered now is pending again. */
-void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f);
 /* The page has watched bytes for such an access. General registers only. */
 bool watch_table_has_page(const struct watch_table *t, gpa_t gpa, unsigned access);
 

@@ -3,7 +3,7 @@
  * The software TLB: linear pages to host addresses, one set per privilege, one table per kind of access. An entry stands for all checks of its kind of
  * access, so translated code uses it with one compare. Entries are made here only, by the vCPU's own thread, as is everything else in this file; no lock.
  *
- * What never gets an entry: MMIO, the APIC page, writes to read-only slots and to pages with translations, watched pages and what a view denies, anything
+ * What never gets an entry: MMIO, the APIC page, writes to read-only slots, fetches from those without execution, writes to pages with translations, watched pages and what a view denies, anything
  * while is_checking. Entries are of the view that the vCPU is in.
  * A write entry implies that the PTE's D bit and the dirty log's bit are set; whoever clears them flushes.
  */
@@ -252,7 +252,7 @@ int tlb_place(struct soft_vcpu *sv, gva_t gva, unsigned access, struct page_plac
         return 0;
     out->is_watched = is_slow_in_view(seen, access) || watch_page_is_slow(sv, out->guest_gpa, access);
     is_cached &= !out->is_watched;
-    if (is_write && (s->flags & MEMSLOT_READONLY))
+    if ((is_write && (s->flags & MEMSLOT_READONLY)) || (kind == TLB_FETCH && (s->flags & MEMSLOT_NO_EXEC)))
         return 0;
     out->host = s->hva + (w.gpa - s->gpa);
     if (is_write) {

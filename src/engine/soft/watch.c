@@ -18,7 +18,7 @@ static enum watch_verdict ask(struct soft_vcpu *sv, struct watch_event *e)
 
 static bool must_wait(struct soft_vcpu *sv, struct watch_event *e)
 {
-    sv->v.watch.is_delivery = false; /* else watch_put_back says so */
+    sv->v.watch.is_delivery = false; /* else who puts it back says so */
     return ask(sv, e) == WATCH_WAIT;
 }
 
@@ -112,27 +112,6 @@ void watch_tell_escalated(struct soft_vcpu *sv, enum event_kind kind, const stru
         return;
     fp_put(sv);
     watch_note(&sv->v, &e);
-}
-
-void watch_put_back(struct soft_vcpu *sv, enum event_kind kind, const struct fault *f)
-{
-    struct vcpu_events *ev = &sv->v.ev;
-    if (kind == EVENT_EXTERNAL) {
-        ev->interrupt.injected = true;
-        ev->interrupt.soft = false;
-        ev->interrupt.vector = f->vector;
-    } else if (kind == EVENT_NMI) {
-        atomic_fetch_add(&ev->nmi_pending, 1);
-    } else {
-        ev->exception.pending = ev->exception.has_payload = true;
-        ev->exception.has_code = f->has_code;
-        ev->exception.injected = false;
-        ev->exception.vector = f->vector;
-        ev->exception.code = f->code;
-        ev->exception.payload = f->addr;
-    }
-    sv->v.watch.is_delivery = true;
-    atomic_store(&sv->v.exit_req, 1);
 }
 
 /* ---- between instructions ---- */

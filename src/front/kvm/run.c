@@ -8,17 +8,11 @@
  */
 #include <string.h>
 
-#include "base/signals.h"
 #include "front/kvm/front_priv.h"
-
-/* Whose KVM_RUN this thread is in. Written before and after the run, read by kvm_run_interrupted from a signal handler of the same thread. */
-static _Thread_local struct vcpu *volatile running __attribute__((tls_model("initial-exec")));
 
 void kvm_run_interrupted(void)
 {
-    struct vcpu *v = running;
-    if (v)
-        vcpu_request(v, VREQ_EXIT);
+    vcpu_interrupt_own();
 }
 
 void kvm_run_drop(struct kvm_vcpu *c)
@@ -163,43 +157,19 @@ static int ended_by_signal(struct kvm_vcpu *c)
     return -EINTR;
 }
 
-/* The signals that the processor raises: the engine lives by them, and a fault whose signal is blocked kills the process. */
-static void processor_signals(sigset_t *set)
-{
-    static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
-    sigemptyset(set);
-    for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-        sigaddset(set, own[i]);
-}
-
-/* Once per thread, as every run would pay for it: threads set their masks before they run vCPUs. */
-static void unblock_processor_signals(void)
-{
-    static _Thread_local bool is_done;
-    sigset_t own;
-    if (is_done)
-        return;
-    is_done = true;
-    processor_signals(&own);
-    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
-}
-
 /*
  * The run mask holds during the run. What it unblocks and the client blocks is core's to look for (vcpu_signal_pending); what it blocks is blocked here.
  */
 static int run_with_mask(struct vcpu *v)
 {
     if (!v->has_run_mask) {
-        unblock_processor_signals();
+        vcpu_unblock_faults();
         return vcpu_run(v);
     }
-    sigset_t own, mask, old;
-    processor_signals(&own);
+    sigset_t mask, old;
     pthread_sigmask(SIG_BLOCK, NULL, &old);
     sigorset(&mask, &old, &v->run_mask);
-    for (int sig = 1; sig < NSIG; sig++)
-        if (sigismember(&own, sig) == 1)
-            sigdelset(&mask, sig);
+    vcpu_faults_of(&mask, sigdelset);
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     int r = vcpu_run(v);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -212,13 +182,7 @@ static int enter(struct kvm_vcpu *c)
     int r;
     do {
         v->exit.kind = EXIT_NONE;
-        running = v;
-        if (signals_has_waiting()) /* it came since the call began */
-            vcpu_request(v, VREQ_EXIT);
         r = run_with_mask(v);
-        running = NULL;
-        /* Asked for during this run; the next one has its own look at immediate_exit and signals. */
-        atomic_fetch_and(&v->requests, ~VREQ_EXIT);
         if (has_posted(v)) {
             /* A signal that ended the run has done its work: the client gets control. */
             c->has_deferred_exit = !r && v->exit.kind != EXIT_NONE && v->exit.kind != EXIT_INTR;

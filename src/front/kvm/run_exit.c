@@ -171,6 +171,7 @@ int kvm_exit_encode(struct kvm_vcpu *c)
         return -EFAULT; /* as the kernel, when it cannot fault the client's memory in */
     case EXIT_NONE:
     case EXIT_INTR:
+    case EXIT_ACCESS:
     case EXIT_WATCH:
     case EXIT_KIND_COUNT:
         break;
