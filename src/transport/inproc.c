@@ -11,6 +11,7 @@
 #include "base/object.h"
 #include "base/signals.h"
 #include "front/kvm/front.h"
+#include "front/mshv/front.h"
 #include "transport/control_server.h"
 #include "transport/inproc.h"
 #include "transport/kvmi_endpoint.h"
@@ -39,19 +40,29 @@ static int fd_publish(int fd, struct object *o)
 
 int vitrine_open(const char *node)
 {
+    static const struct {
+        const char *path;
+        int (*open)(struct object **out);
+    } devices[] = { { "/dev/kvm", kvm_object_open }, { "/dev/mshv", mshv_object_open } };
     struct object *o;
+    int fd = -ENOENT;
     signals_hold();
-    if (!node || strcmp(node, "/dev/kvm"))
-        return result(-ENOENT);
-    int fd = kvm_object_open(&o);
+    for (unsigned i = 0; node && i < sizeof devices / sizeof devices[0]; i++)
+        if (!strcmp(node, devices[i].path))
+            fd = devices[i].open(&o);
     return result(fd < 0 ? fd : fd_publish(fd, o));
+}
+
+static bool is_run(unsigned long request)
+{
+    return kvm_request_is_run(request) || mshv_request_is_run(request);
 }
 
 bool inproc_ioctl(int fd, unsigned long request, void *arg, int *r)
 {
     struct object *created;
     signals_hold();
-    struct object *o = registry_find(fd, kvm_request_is_run(request));
+    struct object *o = registry_find(fd, is_run(request));
     if (!o) {
         signals_release();
         return false;

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-int vitrine_open(const char *node /* "/dev/kvm" */);
+int vitrine_open(const char *node /* "/dev/kvm", "/dev/mshv" */);
 int vitrine_ioctl(int fd, unsigned long request, void *arg);
 void *vitrine_mmap(size_t bytes, int prot, int flags, int fd, off_t offset);
 int vitrine_close(int fd);

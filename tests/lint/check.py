@@ -215,7 +215,7 @@ def abi_page():
     if not os.path.exists(program):
         raise Skip("abi_table is not built")
     wrong = []
-    for page, arguments in (("docs/abi/kvm.md", []), ("docs/abi/kvmi.md", ["kvmi"])):
+    for page, arguments in (("docs/abi/kvm.md", []), ("docs/abi/kvmi.md", ["kvmi"]), ("docs/abi/mshv.md", ["mshv"])):
         printed = subprocess.run([program, *arguments], stdout=subprocess.PIPE, text=True, check=True).stdout
         if not os.path.exists(os.path.join(SOURCE, page)) or text(page) != printed:
             wrong.append("%s is not what the front answers: run make docs" % page)

@@ -261,7 +261,7 @@ enum step event_deliver(struct soft_vcpu *sv, enum event_kind kind, const struct
 /* ---- watch.c: events for tools, core/watch.h ----------------------------------------------------------------------------------------------- */
 
 #define FAULT_ACCESS 0xfdu /* a "vector": v->exit.access is filled, as vm.reports_accesses says; exec_insn makes it STEP_EXIT with EXIT_ACCESS */
-#define FAULT_WATCH 0xfeu /* a "vector": an access waits for an answer; exec_insn makes it STEP_EXIT with EXIT_WATCH */
+#define FAULT_WATCH 0xfeu  /* a "vector": an access waits for an answer; exec_insn makes it STEP_EXIT with EXIT_WATCH */
 
 static inline bool watch_is_on(const struct soft_vcpu *sv, uint32_t kinds)
 {

@@ -3,9 +3,9 @@
  * The software TLB: linear pages to host addresses, one set per privilege, one table per kind of access. An entry stands for all checks of its kind of
  * access, so translated code uses it with one compare. Entries are made here only, by the vCPU's own thread, as is everything else in this file; no lock.
  *
- * What never gets an entry: MMIO, the APIC page, writes to read-only slots, fetches from those without execution, writes to pages with translations, watched pages and what a view denies, anything
- * while is_checking. Entries are of the view that the vCPU is in.
- * A write entry implies that the PTE's D bit and the dirty log's bit are set; whoever clears them flushes.
+ * What never gets an entry: MMIO, the APIC page, writes to read-only slots, fetches from those without execution, writes to pages with translations, watched
+ * pages and what a view denies, anything while is_checking. Entries are of the view that the vCPU is in. A write entry implies that the PTE's D bit and the
+ * dirty log's bit are set; whoever clears them flushes.
  */
 #include <errno.h>
 
