@@ -35,7 +35,7 @@ struct walker {
 static int run_add(struct dump_map *map, const struct dump_run *r)
 {
     struct dump_run *last = map->n ? &map->run[map->n - 1] : NULL;
-    if (last && last->gva + last->bytes == r->gva && last->gpa + last->bytes == r->gpa && last->offset + last->bytes == r->offset) {
+    if (last && r->gva && last->gva + last->bytes == r->gva && last->gpa + last->bytes == r->gpa && last->offset + last->bytes == r->offset) {
         last->bytes += r->bytes;
         return 0;
     }
