@@ -281,6 +281,8 @@ static const struct kvmi_command commands[KVMI17_IDS] = {
     [KVMI17_INJECT_PAGE_FAULT]   = { "INJECT_PAGE_FAULT",   ALL, ERROR, sizeof(struct kvmi17_inject_page_fault),  0, inject_page_fault },
     [KVMI17_READ_PHYSICAL]       = { "READ_PHYSICAL",       ALL, DATA,  sizeof(struct kvmi_physical),             0, read_physical },
     [KVMI17_WRITE_PHYSICAL]      = { "WRITE_PHYSICAL",      ALL, ERROR, sizeof(struct kvmi_physical),             0, write_physical },
+    [KVMI17_MAP_PHYSICAL_PAGE_TO_GUEST]     = { "MAP_PHYSICAL_PAGE_TO_GUEST",     ALL, ERROR, 0,                 0, kvmi_refuse },
+    [KVMI17_UNMAP_PHYSICAL_PAGE_FROM_GUEST] = { "UNMAP_PHYSICAL_PAGE_FROM_GUEST", ALL, ERROR, 0,                 0, kvmi_refuse },
     [KVMI17_CONTROL_EVENTS]      = { "CONTROL_EVENTS",      ALL, ERROR, sizeof(struct kvmi17_control_events),     0, control_events },
     [KVMI17_CR_CONTROL]          = { "CR_CONTROL",          ALL, ERROR, sizeof(struct kvmi17_control_register),   0, cr_control },
     [KVMI17_MSR_CONTROL]         = { "MSR_CONTROL",         ALL, ERROR, sizeof(struct kvmi17_control_register),   0, msr_control },
@@ -322,7 +324,11 @@ static unsigned number_of(enum kvmi_event_id event)
 
 static uint32_t trap_type(uint32_t vector)
 {
-    enum { HARDWARE_EXCEPTION = 3, SOFTWARE_EXCEPTION = 6 };
+    enum { EXTERNAL_INTERRUPT = 0, NMI = 2, HARDWARE_EXCEPTION = 3, SOFTWARE_EXCEPTION = 6 };
+    if (vector > 31) /* injected, as the next */
+        return EXTERNAL_INTERRUPT;
+    if (vector == VEC_NMI)
+        return NMI;
     return vector == VEC_BP || vector == VEC_OF ? SOFTWARE_EXCEPTION : HARDWARE_EXCEPTION;
 }
 
