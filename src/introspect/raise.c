@@ -56,7 +56,6 @@ void look_fill(struct ring_record *r, const struct vcpu *v, const struct watch_e
     r->rflags = v->cpu.rflags;
     r->tsc = __rdtsc();
     r->cpl = vcpu_cpl(v);
-    r->has_gpr = true;
     for (unsigned i = 0; i < GPR_COUNT; i++)
         r->gpr[i] = v->cpu.gpr[i];
 }

@@ -94,10 +94,7 @@ static void copy_out(struct watch_record *out, const struct ring_record *from, u
     out->time_ns = time_of(now, from->tsc);
     out->question = question;
     out->sequence = from->sequence;
-    if (from->has_gpr)
-        memcpy(out->gpr, from->gpr, sizeof out->gpr);
-    else
-        memset(out->gpr, 0, sizeof out->gpr);
+    memcpy(out->gpr, from->gpr, sizeof out->gpr);
 }
 
 /* A question that was not taken yet. */

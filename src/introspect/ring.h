@@ -17,16 +17,15 @@
 #define RING_SLOTS 4096u /* records of a vCPU */
 #define RING_CPUS_MAX 4096u
 
-/* The first half is always filled. */
 struct ring_record {
     struct watch_event event;
     uint64_t rip, cr3, rflags;
     uint64_t tsc; /* the host's */
     uint64_t sequence;
-    uint32_t cpl, has_gpr;
+    uint32_t cpl;
     _Alignas(128) uint64_t gpr[GPR_COUNT];
 };
-_Static_assert(sizeof(struct ring_record) == 256 && offsetof(struct ring_record, gpr) == 128, "two cache lines, or four");
+_Static_assert(sizeof(struct ring_record) == 256 && offsetof(struct ring_record, gpr) == 128, "four cache lines");
 
 /*
  * ring_cpu.turn: a question's number * RING_STATES + its state. The tool turns ASKED into ANSWERED, when answer and value are there; the VM all else. ASLEEP:
