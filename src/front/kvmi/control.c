@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a KVMI tool wants to be told, per vCPU, and the one subscription (introspect/listen.h) that follows from it. kvmi_is_wanted runs on the vCPU's thread,
+ * What a KVMI tool wants to be told, per vCPU, and the one subscription (introspect/listen.h) that follows from it. is_wanted runs on the vCPU's thread,
  * so what is not wanted wakes nobody. The session's thread changes wants; order does not matter to the vCPU, since a command is answered after its change.
  */
 #include "core/hold.h"
