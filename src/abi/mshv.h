@@ -21,9 +21,14 @@ enum {
     MSHV_INITIALIZE_PARTITION = 0x0000b800,
     MSHV_CREATE_VP = 0x4004b801,
     MSHV_SET_GUEST_MEMORY = 0x4020b802,
+    MSHV_IRQFD = 0x4010b803,
+    MSHV_IOEVENTFD = 0x4020b804,
+    MSHV_SET_MSI_ROUTING = 0x4008b805,
 };
 #define MSHV_ROOT_HVCALL 0xc020b807u
 #define MSHV_RUN_VP 0x8100b800u
+#define MSHV_GET_VP_STATE 0xc010b801u
+#define MSHV_SET_VP_STATE 0xc010b802u
 
 #define MSHV_PT_LAPIC (1ull << 0)
 #define MSHV_PT_X2APIC (1ull << 1)
@@ -59,6 +64,40 @@ struct mshv_memory {
     uint64_t hva;
     uint8_t flags;
     uint8_t reserved[7];
+};
+
+#define MSHV_IRQFD_DEASSIGN 1u
+#define MSHV_IRQFD_RESAMPLE 2u
+struct mshv_irqfd {
+    int32_t fd, resample_fd;
+    uint32_t gsi, flags;
+};
+
+#define MSHV_IOEVENTFD_DATAMATCH 1u
+#define MSHV_IOEVENTFD_PIO 2u
+#define MSHV_IOEVENTFD_DEASSIGN 4u
+struct mshv_ioeventfd {
+    uint64_t datamatch, address;
+    uint32_t bytes;
+    int32_t fd;
+    uint32_t flags;
+    uint8_t reserved[4];
+};
+
+struct mshv_msi_table {
+    uint32_t n, reserved;
+    /* struct mshv_msi each */
+};
+
+struct mshv_msi {
+    uint32_t gsi, address_low, address_high, data;
+};
+
+enum mshv_state { MSHV_STATE_LAPIC, MSHV_STATE_XSAVE, MSHV_STATE_SIMP, MSHV_STATE_SIEFP, MSHV_STATE_TIMERS, MSHV_STATES };
+struct mshv_vp_state {
+    uint8_t type, reserved[3];
+    uint32_t bytes;
+    uint64_t address;
 };
 
 struct mshv_hvcall {
@@ -117,6 +156,24 @@ struct mshv_property_in {
 #define MSHV_PROPERTY_PHYSICAL_ADDRESS_WIDTH 0x60006u
 #define MSHV_PROPERTY_CLOCK_FREQUENCY 0x60009u
 #define MSHV_PROPERTY_PROCESSORS_PER_SOCKET 0x50003u
+#define MSHV_PROPERTY_XSAVE_FEATURES 0x60002u
+#define MSHV_PROPERTY_XSAVE_STATES 0x60007u
+#define MSHV_PROPERTY_MAX_XSAVE_BYTES 0x60008u
+#define MSHV_PROPERTY_FEATURES0 0x6000au
+#define MSHV_PROPERTY_FEATURES1 0x6000bu
+#define MSHV_PROPERTY_VMM_CAPABILITIES 0x90007u
+#define MSHV_PROPERTY_ASSIGNABLE_SYNTHETIC_FEATURES 0x90009u
+
+struct mshv_property_ex_in {
+    uint64_t partition;
+    uint32_t code, padding;
+    uint64_t argument;
+};
+
+struct mshv_banks {
+    uint16_t n, reserved[3];
+    uint64_t bank[1];
+};
 
 struct mshv_registers_in {
     uint64_t partition;
@@ -160,6 +217,34 @@ struct mshv_interrupt_in {
     uint64_t destination;
     uint32_t vector;
     uint8_t vtl, reserved[3];
+};
+
+#define MSHV_INTERCEPT_CPUID 2u
+#define MSHV_VP_ANY 0xffffffffu
+struct mshv_masked {
+    uint32_t value, mask;
+};
+struct mshv_cpuid_override {
+    uint32_t leaf, subleaf;
+    uint8_t is_subleaf, is_always;
+    uint16_t reserved;
+    struct mshv_masked eax, ebx, ecx, edx;
+};
+struct mshv_override_in {
+    uint64_t partition;
+    uint32_t vp, type;
+    struct mshv_cpuid_override override;
+    uint32_t padding; /* which not every client sends */
+};
+
+struct mshv_cpuid_in {
+    uint64_t partition;
+    uint32_t vp, flags, reserved[2];
+    /* struct mshv_cpuid_query each; answers are EAX, EBX, ECX, EDX */
+};
+struct mshv_cpuid_query {
+    uint32_t leaf, subleaf;
+    uint64_t xfem, xss;
 };
 
 /* ---- registers: see front/mshv/register.c for their names ---- */
@@ -269,6 +354,18 @@ MSHV_PROVE_AT(mshv_create_partition_v2, disabled, 24);
 MSHV_PROVE_AT(mshv_create_partition_v2, disabled_xsave, 56);
 MSHV_PROVE(mshv_create_vp, 4);
 MSHV_PROVE(mshv_memory, 32);
+MSHV_PROVE(mshv_irqfd, 16);
+MSHV_PROVE(mshv_ioeventfd, 32);
+MSHV_PROVE_AT(mshv_ioeventfd, fd, 20);
+MSHV_PROVE(mshv_msi_table, 8);
+MSHV_PROVE(mshv_msi, 16);
+MSHV_PROVE(mshv_vp_state, 16);
+MSHV_PROVE(mshv_property_ex_in, 24);
+MSHV_PROVE(mshv_banks, 16);
+MSHV_PROVE(mshv_override_in, 64);
+MSHV_PROVE_AT(mshv_override_in, override.eax, 28);
+MSHV_PROVE(mshv_cpuid_in, 24);
+MSHV_PROVE(mshv_cpuid_query, 24);
 MSHV_PROVE(mshv_hvcall, 32);
 MSHV_PROVE_AT(mshv_hvcall, status, 8);
 MSHV_PROVE_AT(mshv_hvcall, in, 16);

@@ -173,6 +173,9 @@ static bool is_waiting_for_eoi(void *arg, uint64_t address, uint32_t data)
 void lapic_eoi_to_client(struct lapic *l, unsigned vector, bool is_level)
 {
     struct eoi e = { l, vector, is_level };
+    /* Linux' driver of Microsoft's hypervisor takes the vector for the number of a GSI that somebody resamples. */
+    if (l->v->vm->reports_level_eois && is_level && irq_ack_gsi(l->v->vm, vector))
+        return;
     if (l->v->vm->reports_level_eois ? !is_level : !irq_any_reserved_msi(l->v->vm, is_waiting_for_eoi, &e))
         return;
     l->v->eoi_vector = (uint8_t)vector;

@@ -135,6 +135,35 @@ int irq_send_msi(struct vm *vm, uint64_t address, uint32_t data)
     return vm->chip->msi_send(vm, address, data);
 }
 
+bool irq_find_msi(struct vm *vm, uint32_t gsi, uint64_t *address, uint32_t *data)
+{
+    struct irq_routing *r = &vm->irq;
+    bool is_found = false;
+    pthread_rwlock_rdlock(&r->lock);
+    for (unsigned i = find_first(r, gsi); !is_found && i < r->n && r->route[i].gsi == gsi; i++) {
+        is_found = r->route[i].kind == IRQ_ROUTE_MSI;
+        *address = r->route[i].msi_address;
+        *data = r->route[i].msi_data;
+    }
+    pthread_rwlock_unlock(&r->lock);
+    return is_found;
+}
+
+bool irq_ack_gsi(struct vm *vm, uint32_t gsi)
+{
+    struct irq_routing *r = &vm->irq;
+    bool is_found = false;
+    pthread_rwlock_rdlock(&r->lock);
+    for (struct irq_ack_notifier *n = r->notifiers; n; n = n->next) {
+        if (n->gsi == gsi) {
+            n->acked(n);
+            is_found = true;
+        }
+    }
+    pthread_rwlock_unlock(&r->lock);
+    return is_found;
+}
+
 bool irq_any_reserved_msi(struct vm *vm, bool (*wanted)(void *arg, uint64_t address, uint32_t data), void *arg)
 {
     struct irq_routing *r = &vm->irq;

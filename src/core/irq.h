@@ -48,6 +48,10 @@ int irq_set_default_routes(struct vm *vm);
 int irq_set_routes(struct vm *vm, const struct irq_route *routes, unsigned n);
 /* Sets a GSI's level for one source. Any thread. > 0 delivered to so many, 0 coalesced, -1 ignored; -ENXIO if no chip. */
 int irq_set_level(struct vm *vm, uint32_t gsi, unsigned source, bool level);
+/* The MSI that a GSI is routed to first; false if there is none. */
+bool irq_find_msi(struct vm *vm, uint32_t gsi, uint64_t *address, uint32_t *data);
+/* Runs the notifiers of a GSI; false: it has none. Any thread without a chip lock. */
+bool irq_ack_gsi(struct vm *vm, uint32_t gsi);
 /* True if an MSI route of a reserved GSI is `wanted`. Any thread without a chip lock. */
 bool irq_any_reserved_msi(struct vm *vm, bool (*wanted)(void *arg, uint64_t address, uint32_t data), void *arg);
 int irq_send_msi(struct vm *vm, uint64_t address, uint32_t data);

@@ -8,6 +8,7 @@
 #include "base/host.h"
 
 #define FCW_INIT 0x37fu
+#define XCOMP_COMPACT (1ull << 63)
 
 static uint64_t get64(const uint8_t *area, unsigned offset)
 {
@@ -57,6 +58,57 @@ int vcpu_xsave_set(struct vcpu *v, const uint8_t in[XSAVE_AREA_BYTES])
             memcpy(area + host->xsave_offset[i], in + host->xsave_offset[i], host->xsave_size[i]);
     memcpy(area + XS_BV, &bv, sizeof bv);
     return 0;
+}
+
+/* Where component i of `states` begins in the compacted format; i = HOST_XSAVE_COMPONENTS: where all end (SDM vol. 1, "Compacted Format"). */
+static uint32_t compact_offset(uint64_t states, unsigned component)
+{
+    const struct host_facts *host = host_facts();
+    uint32_t at = XS_EXTENDED;
+    for (unsigned i = 2; i < HOST_XSAVE_COMPONENTS && i <= component; i++) {
+        if (!(states >> i & 1))
+            continue;
+        if (host->xsave_is_aligned[i])
+            at = (at + 63) & ~63u;
+        if (i < component)
+            at += host->xsave_size[i];
+    }
+    return at;
+}
+
+uint32_t xsave_compact_bytes(uint64_t states)
+{
+    return compact_offset(states, HOST_XSAVE_COMPONENTS);
+}
+
+void vcpu_xsave_get_compact(const struct vcpu *v, uint64_t states, uint8_t out[XSAVE_AREA_BYTES])
+{
+    const struct host_facts *host = host_facts();
+    uint8_t area[XSAVE_AREA_BYTES];
+    vcpu_xsave_get(v, area);
+    uint64_t bv = get64(area, XS_BV) & states, xcomp = XCOMP_COMPACT | states;
+    memset(out, 0, XSAVE_AREA_BYTES);
+    memcpy(out, area, XS_LEGACY_USED);
+    memcpy(out + XS_BV, &bv, sizeof bv);
+    memcpy(out + XS_XCOMP_BV, &xcomp, sizeof xcomp);
+    for (unsigned i = 2; i < HOST_XSAVE_COMPONENTS; i++)
+        if (bv >> i & 1)
+            memcpy(out + compact_offset(states, i), area + host->xsave_offset[i], host->xsave_size[i]);
+}
+
+int vcpu_xsave_set_compact(struct vcpu *v, const uint8_t in[XSAVE_AREA_BYTES])
+{
+    const struct host_facts *host = host_facts();
+    uint8_t area[XSAVE_AREA_BYTES] = { 0 };
+    uint64_t bv = get64(in, XS_BV), xcomp = get64(in, XS_XCOMP_BV), states = xcomp & ~XCOMP_COMPACT;
+    if (!(xcomp & XCOMP_COMPACT) || states & ~(host->xcr0 | XCR0_X87 | XCR0_SSE) || bv & ~states)
+        return -EINVAL;
+    memcpy(area, in, XS_LEGACY_USED);
+    memcpy(area + XS_BV, &bv, sizeof bv);
+    for (unsigned i = 2; i < HOST_XSAVE_COMPONENTS; i++)
+        if (bv >> i & 1)
+            memcpy(area + host->xsave_offset[i], in + compact_offset(states, i), host->xsave_size[i]);
+    return vcpu_xsave_set(v, area);
 }
 
 bool vcpu_can_have_xcr0(uint64_t value)

@@ -29,6 +29,14 @@ void vcpu_xsave_get(const struct vcpu *v, uint8_t out[XSAVE_AREA_BYTES]);
 /* -EINVAL: a component that there is not, the compacted format, reserved bits. The caller tells the engine by state_changed. */
 int vcpu_xsave_set(struct vcpu *v, const uint8_t in[XSAVE_AREA_BYTES]);
 
+/*
+ * The same in the compacted format, with room for the components of `states`, which the size is of. Setting takes any such area; -EINVAL as above, or if it is
+ * not compacted.
+ */
+uint32_t xsave_compact_bytes(uint64_t states);
+void vcpu_xsave_get_compact(const struct vcpu *v, uint64_t states, uint8_t out[XSAVE_AREA_BYTES]);
+int vcpu_xsave_set_compact(struct vcpu *v, const uint8_t in[XSAVE_AREA_BYTES]);
+
 /* Whether XSETBV would take it, and this machine has what it enables. */
 bool vcpu_can_have_xcr0(uint64_t value);
 

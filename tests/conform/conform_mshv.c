@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A client of /dev/mshv, written from what the interface is known to be and not from the front: each ioctl, hypercall, property and register that is served,
- * with its errors; the messages are conform_mshv_run.c's. In process; there is no host half.
+ * with its errors; the messages are conform_mshv_run.c's, what is set up beside registers conform_mshv_state.c's. In process; there is no host half.
  */
 #include "tests/conform/mshv_client.h"
 
@@ -260,5 +260,7 @@ int main(void)
     size_t n = 6;
     for (size_t i = 0; i < mshv_run_test_count; i++)
         tests[n++] = mshv_run_tests[i];
+    for (size_t i = 0; i < mshv_state_test_count; i++)
+        tests[n++] = mshv_state_tests[i];
     return _cmocka_run_group_tests("mshv", tests, n, NULL, NULL);
 }

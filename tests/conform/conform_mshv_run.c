@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -424,6 +425,111 @@ static void test_interrupts(void **state)
     }
 }
 
+/* An eventfd is an interrupt by its route; a level-triggered one is acknowledged on the other eventfd when the vector's number is the GSI's, and not by a
+ * message. */
+static void test_irqfd(void **state)
+{
+    struct machine mm, *m = &mm;
+    pthread_t thread;
+    void *result;
+    uint64_t one = 1, count;
+    (void)state;
+    for (uint32_t level = 0; level < 2; level++) {
+        int fd = eventfd(0, EFD_NONBLOCK), ack = eventfd(0, EFD_NONBLOCK);
+        interrupted_create(m);
+        uint32_t table[6] = { 1, 0, 0x40, 0xfee00000, 0, 0x40 | level << 15 };
+        int32_t in[4] = { fd, ack, 0x40, level ? 2 : 0 };
+        assert_int_equal(call(m->pt, SET_ROUTING, table), 0);
+        assert_int_equal(call(m->pt, IRQFD, in), 0);
+        assert_int_equal(pthread_create(&thread, NULL, runner, m), 0);
+        do { /* until its LAPIC is on */
+            assert_int_equal(write(fd, &one, 8), 8);
+            nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+        } while (pthread_tryjoin_np(thread, &result));
+        expect_out(m, 0x2006);
+        assert_int_equal(run(m), 0);
+        expect_out(m, 0x200f); /* no EOI message in between */
+        assert_int_equal(read(ack, &count, 8), level ? 8 : -1);
+        close(fd);
+        close(ack);
+        machine_close(m);
+    }
+}
+
+struct doorbell {
+    uint64_t match, address;
+    uint32_t bytes;
+    int32_t fd;
+    uint32_t flags, reserved;
+};
+
+static void test_ioeventfd_form(void **state)
+{
+    struct machine mm, *m = &mm;
+    int fd = eventfd(0, EFD_NONBLOCK);
+    const struct doorbell good = { 0x5a, HOLE_AT, 4, fd, 1, 0 };
+    struct doorbell d = good;
+    (void)state;
+    machine_create(m, "\xf4", 1);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EEXIST);
+    d.reserved = 1;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.flags = 8;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.flags = 2;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EOPNOTSUPP);
+    d = good, d.bytes = 3;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.address = ~1ull;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.fd = -1;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EBADF);
+    d = good, d.flags = 4;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -ENOENT);
+    d = good, d.flags = 5;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -ENOENT);
+    close(fd);
+    machine_close(m);
+}
+
+/* A write to a doorbell is no message; another value, where one is asked for, and a read are. */
+static void test_ioeventfd(void **state)
+{
+    static const uint8_t code[] = { 0x89, 0x1e, 0x89, 0x1e, 0x8b, 0x06 };
+    struct machine mm, *m = &mm;
+    uint64_t count;
+    int fd = eventfd(0, EFD_NONBLOCK);
+    struct doorbell d = { 0x5a, HOLE_AT, 4, fd, 1, 0 };
+    (void)state;
+    machine_create(m, code, sizeof code);
+    go_flat(m);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    reg_set(m->vp[0], 0, R_RSI, HOLE_AT);
+    reg_set(m->vp[0], 0, R_RBX, 0x5b);
+    expect_access(m, UNMAPPED, HOLE_AT, 1, code, 2);
+    assert_int_equal(read(fd, &count, 8), -1);
+    reg_set(m->vp[0], 0, R_RBX, 0x5a);
+    expect_access(m, UNMAPPED, HOLE_AT, 0, code + 4, 2);
+    assert_int_equal(read(fd, &count, 8), 8);
+    assert_int_equal(count, 2);
+    d.flags = 5;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    d.flags = d.bytes = 0; /* any value, any size */
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    reg_set(m->vp[0], 0, R_RIP, CODE_AT);
+    reg_set(m->vp[0], 0, R_RBX, 1);
+    expect_access(m, UNMAPPED, HOLE_AT, 0, code + 4, 2);
+    assert_int_equal(read(fd, &count, 8), 8);
+    d.flags = 4;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    reg_set(m->vp[0], 0, R_RIP, CODE_AT);
+    expect_access(m, UNMAPPED, HOLE_AT, 1, code, 2);
+    close(fd);
+    machine_close(m);
+}
+
 static void *second_runner(void *arg)
 {
     struct machine *m = arg;
@@ -459,6 +565,7 @@ const struct CMUnitTest mshv_run_tests[] = {
     cmocka_unit_test(test_add_and_out),      cmocka_unit_test(test_strings),      cmocka_unit_test(test_holes),
     cmocka_unit_test(test_mapped_meanwhile), cmocka_unit_test(test_triple_fault), cmocka_unit_test(test_delivery_into_hole),
     cmocka_unit_test(test_unknown_msr),      cmocka_unit_test(test_translate),    cmocka_unit_test(test_halt_and_signal),
-    cmocka_unit_test(test_interrupts),       cmocka_unit_test(test_startup),
+    cmocka_unit_test(test_interrupts),       cmocka_unit_test(test_startup),      cmocka_unit_test(test_irqfd),
+    cmocka_unit_test(test_ioeventfd_form),   cmocka_unit_test(test_ioeventfd),
 };
 const size_t mshv_run_test_count = sizeof mshv_run_tests / sizeof mshv_run_tests[0];

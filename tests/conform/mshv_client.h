@@ -8,6 +8,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
@@ -16,6 +17,11 @@
 #define INITIALIZE 0x0000b800ul
 #define CREATE_VP 0x4004b801ul
 #define SET_MEMORY 0x4020b802ul
+#define IRQFD 0x4010b803ul
+#define IOEVENTFD 0x4020b804ul
+#define SET_ROUTING 0x4008b805ul
+#define GET_STATE 0xc010b801ul
+#define SET_STATE 0xc010b802ul
 #define HVCALL 0xc020b807ul
 #define RUN 0x8100b800ul
 
@@ -84,5 +90,8 @@ int run(struct machine *m);
 /* conform_mshv_run.c */
 extern const struct CMUnitTest mshv_run_tests[];
 extern const size_t mshv_run_test_count;
+/* conform_mshv_state.c */
+extern const struct CMUnitTest mshv_state_tests[];
+extern const size_t mshv_state_test_count;
 
 #endif

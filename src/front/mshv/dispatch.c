@@ -20,11 +20,16 @@ static const struct mshv_ioctl partition_calls[] = {
     CALL(MSHV_INITIALIZE_PARTITION, mshv_initialize),
     CALL(MSHV_CREATE_VP, mshv_create_vp),
     CALL(MSHV_SET_GUEST_MEMORY, mshv_set_memory),
+    CALL(MSHV_IRQFD, mshv_irqfd),
+    CALL(MSHV_IOEVENTFD, mshv_ioeventfd),
+    CALL(MSHV_SET_MSI_ROUTING, mshv_set_msi_routing),
     CALL(MSHV_ROOT_HVCALL, mshv_root_hvcall),
 };
 
 static const struct mshv_ioctl vp_calls[] = {
     CALL(MSHV_RUN_VP, mshv_run),
+    CALL(MSHV_GET_VP_STATE, mshv_state_get),
+    CALL(MSHV_SET_VP_STATE, mshv_state_set),
     CALL(MSHV_ROOT_HVCALL, mshv_root_hvcall),
 };
 

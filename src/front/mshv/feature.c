@@ -4,6 +4,7 @@
  */
 #include <string.h>
 
+#include "base/host.h"
 #include "core/cpuid.h"
 #include "front/mshv/mshv_priv.h"
 
@@ -110,6 +111,47 @@ static void feature_clear(struct cpuid_entry *entry, unsigned n, const struct fe
             *register_of(&entry[i], f->reg) &= ~(1u << f->shift);
 }
 
+static bool has_feature(const struct cpuid_entry *entry, unsigned n, const struct feature *f)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct cpuid_entry e = entry[i];
+        if (e.function == f->leaf && (!(e.flags & 1) || e.index == f->index))
+            return *register_of(&e, f->reg) >> f->shift & 1;
+    }
+    return false;
+}
+
+static void disabled_get(const struct mshv_partition *p, uint64_t bank[MSHV_BANKS])
+{
+    bank[0] = p ? p->disabled[0] : 0;
+    bank[1] = p ? p->disabled[1] : 0;
+    bank[BANK_XSAVE] = !p ? 0 : p->flags & MSHV_PT_CPU_AND_XSAVE_FEATURES ? p->disabled_xsave : XSAVE_OFF_BY_DEFAULT;
+}
+
+void mshv_features_enabled(const struct mshv_partition *p, uint64_t bank[MSHV_BANKS])
+{
+    struct cpuid_entry entry[CPUID_ENTRIES_MAX];
+    unsigned n = cpuid_supported(entry, CPUID_ENTRIES_MAX);
+    uint64_t disabled[MSHV_BANKS];
+    disabled_get(p, disabled);
+    memset(bank, 0, MSHV_BANKS * sizeof bank[0]);
+    for (unsigned i = 0; i < N_FEATURES; i++)
+        if (has_feature(entry, n < CPUID_ENTRIES_MAX ? n : CPUID_ENTRIES_MAX, &features[i]))
+            bank[features[i].bank] |= 1ull << features[i].bit & ~disabled[features[i].bank];
+}
+
+#define XSAVE_FEATURE_AVX (1ull << 2)
+#define XSAVE_FEATURE_AVX512 (1ull << 6)
+
+uint64_t mshv_xsave_states(const struct mshv_partition *p)
+{
+    uint64_t bank[MSHV_BANKS], states = XCR0_X87 | XCR0_SSE;
+    mshv_features_enabled(p, bank);
+    states |= bank[BANK_XSAVE] & XSAVE_FEATURE_AVX ? XCR0_AVX : 0;
+    states |= bank[BANK_XSAVE] & XSAVE_FEATURE_AVX512 ? XCR0_AVX512 : 0;
+    return states & (host_facts()->xcr0 | XCR0_X87 | XCR0_SSE);
+}
+
 static void id_fill(struct cpuid_entry *e, uint32_t id)
 {
     if (e->function == 1)
@@ -122,10 +164,10 @@ static void id_fill(struct cpuid_entry *e, uint32_t id)
 void mshv_features_install(struct mshv_vp *vp)
 {
     const struct mshv_partition *p = vp->owner;
-    uint64_t xsave = p->flags & MSHV_PT_CPU_AND_XSAVE_FEATURES ? p->disabled_xsave : XSAVE_OFF_BY_DEFAULT;
-    const uint64_t disabled[MSHV_FEATURE_BANKS + 1] = { p->disabled[0], p->disabled[1], xsave };
+    uint64_t disabled[MSHV_BANKS];
     struct cpuid_entry entry[CPUID_ENTRIES_MAX];
     unsigned all = cpuid_supported(entry, CPUID_ENTRIES_MAX), n = 0;
+    disabled_get(p, disabled);
     for (unsigned i = 0; i < all && i < CPUID_ENTRIES_MAX; i++) {
         if ((entry[i].function & CPUID_RANGE_MASK) == CPUID_LEAF_HYPERVISOR)
             continue;
@@ -136,5 +178,4 @@ void mshv_features_install(struct mshv_vp *vp)
         if (disabled[features[i].bank] >> features[i].bit & 1)
             feature_clear(entry, n, &features[i]);
     vcpu_set_cpuid(vp->v, entry, n);
-    vp->v->vm->engine->state_changed(vp->v);
 }

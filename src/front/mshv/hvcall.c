@@ -23,13 +23,13 @@ static const struct mshv_hypercall calls[] = {
     { MSHV_SET_VP_REGISTERS,            "SET_VP_REGISTERS",            BY_OWNERS, 16, 32, 0, 0, mshv_register_handle_set },
     { MSHV_TRANSLATE_VIRTUAL_ADDRESS,   "TRANSLATE_VIRTUAL_ADDRESS",   BY_OWNERS, 32, 0, 0, 16, mshv_translate },
     { MSHV_CLEAR_VIRTUAL_INTERRUPT,     "CLEAR_VIRTUAL_INTERRUPT",     BY_OWNERS, 8, 0, 0, 0, NULL },
-    { MSHV_REGISTER_INTERCEPT_RESULT,   "REGISTER_INTERCEPT_RESULT",   BY_OWNERS, 60, 0, 0, 0, NULL },
+    { MSHV_REGISTER_INTERCEPT_RESULT,   "REGISTER_INTERCEPT_RESULT",   BY_OWNERS, 60, 0, 0, 0, mshv_cpuid_override },
     { MSHV_ASSERT_VIRTUAL_INTERRUPT,    "ASSERT_VIRTUAL_INTERRUPT",    BY_OWNERS, 29, 0, 0, 0, mshv_interrupt_assert },
     { MSHV_SIGNAL_EVENT_DIRECT,         "SIGNAL_EVENT_DIRECT",         BY_OWNERS, 16, 0, 0, 0, NULL },
     { MSHV_POST_MESSAGE_DIRECT,         "POST_MESSAGE_DIRECT",         BY_OWNERS, 276, 0, 0, 0, NULL },
     { MSHV_GET_GPA_PAGES_ACCESS_STATES, "GET_GPA_PAGES_ACCESS_STATES", BY_OWNERS, 8, 0, 0, 0, NULL },
-    { MSHV_GET_VP_CPUID_VALUES,         "GET_VP_CPUID_VALUES",         BY_OWNERS, 24, 0, 0, 0, NULL },
-    { MSHV_GET_PARTITION_PROPERTY_EX,   "GET_PARTITION_PROPERTY_EX",   BY_OWNERS | MSHV_BY_DEVICE, 24, 0, 0, 0, NULL },
+    { MSHV_GET_VP_CPUID_VALUES,         "GET_VP_CPUID_VALUES",         BY_OWNERS, 24, 24, 16, 0, mshv_cpuid_get },
+    { MSHV_GET_PARTITION_PROPERTY_EX,   "GET_PARTITION_PROPERTY_EX",   BY_OWNERS | MSHV_BY_DEVICE, 24, 0, 0, 16, mshv_property_get_ex },
 };
 /* clang-format on */
 #define N_CALLS (sizeof(calls) / sizeof(calls[0]))
@@ -70,7 +70,8 @@ static int errno_of(unsigned status)
 
 static bool is_about_vp(const struct mshv_hypercall *call)
 {
-    return call->code == MSHV_GET_VP_REGISTERS || call->code == MSHV_SET_VP_REGISTERS || call->code == MSHV_TRANSLATE_VIRTUAL_ADDRESS;
+    return call->code == MSHV_GET_VP_REGISTERS || call->code == MSHV_SET_VP_REGISTERS || call->code == MSHV_TRANSLATE_VIRTUAL_ADDRESS ||
+           call->code == MSHV_GET_VP_CPUID_VALUES;
 }
 
 /* Sizes, and what the partition has to be for it. */
@@ -84,7 +85,7 @@ static int call_check(const struct mshv_hypercall *call, const struct mshv_hvcal
     if (is_repeating != !!h->reps || h->in_bytes < call->in_bytes + (unsigned)h->reps * call->in_each ||
         h->out_bytes < call->out_bytes + (unsigned)h->reps * call->out_each)
         return MSHV_STATUS_INVALID_HYPERCALL_INPUT;
-    bool is_early = call->code == MSHV_GET_PARTITION_PROPERTY || call->code == MSHV_SET_PARTITION_PROPERTY;
+    bool is_early = call->code == MSHV_GET_PARTITION_PROPERTY || call->code == MSHV_SET_PARTITION_PROPERTY || call->code == MSHV_GET_PARTITION_PROPERTY_EX;
     return p && !is_early && !atomic_load(&p->is_initialized) ? MSHV_STATUS_INVALID_PARTITION_STATE : MSHV_STATUS_SUCCESS;
 }
 

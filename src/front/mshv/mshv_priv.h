@@ -41,6 +41,8 @@ struct mshv_partition {
     uint64_t processors_per_socket;
     struct mshv_region *region;
     unsigned n_regions;
+    struct mshv_cpuid_override *override; /* of all VPs, those to come too */
+    unsigned n_overrides;
     struct mshv_vp *vp[MSHV_VPS_MAX]; /* published once, never moved until the partition goes */
     unsigned n_vps;
 };
@@ -81,6 +83,14 @@ int mshv_initialize(struct mshv_object *o, struct mshv_arg *a);
 int mshv_create_vp(struct mshv_object *o, struct mshv_arg *a);
 int mshv_set_memory(struct mshv_object *o, struct mshv_arg *a);
 
+/* ---- eventfd.c, state.c: ioctls of partitions, of VPs ---- */
+
+int mshv_irqfd(struct mshv_object *o, struct mshv_arg *a);
+int mshv_ioeventfd(struct mshv_object *o, struct mshv_arg *a);
+int mshv_set_msi_routing(struct mshv_object *o, struct mshv_arg *a);
+int mshv_state_get(struct mshv_object *o, struct mshv_arg *a);
+int mshv_state_set(struct mshv_object *o, struct mshv_arg *a);
+
 /* ---- dispatch.c ---- */
 
 int mshv_ioctl(struct object *base, unsigned long request, unsigned long arg, struct object **created); /* object_ops.ioctl */
@@ -102,6 +112,9 @@ int mshv_root_hvcall(struct mshv_object *o, struct mshv_arg *a);
 
 int mshv_property_get(struct mshv_call_state *s, unsigned rep);
 int mshv_property_set(struct mshv_call_state *s, unsigned rep);
+int mshv_property_get_ex(struct mshv_call_state *s, unsigned rep);
+int mshv_cpuid_override(struct mshv_call_state *s, unsigned rep);
+int mshv_cpuid_get(struct mshv_call_state *s, unsigned rep);
 int mshv_register_handle_get(struct mshv_call_state *s, unsigned rep);
 int mshv_register_handle_set(struct mshv_call_state *s, unsigned rep);
 int mshv_translate(struct mshv_call_state *s, unsigned rep);
@@ -127,9 +140,17 @@ int mshv_run(struct mshv_object *o, struct mshv_arg *a);
 int mshv_message_encode(struct mshv_vp *vp);
 void mshv_message_invalid_state(struct mshv_vp *vp);
 
-/* ---- feature.c ---- */
+/* ---- feature.c, cpuid.c ---- */
 
-/* What the guest's CPUID says. */
+#define MSHV_BANKS (MSHV_FEATURE_BANKS + 1) /* the last is that of XSAVE features */
+/* The features that a partition has, or the host without one. */
+void mshv_features_enabled(const struct mshv_partition *p, uint64_t bank[MSHV_BANKS]);
+/* The components of XSAVE, by the bits of XCR0. */
+uint64_t mshv_xsave_states(const struct mshv_partition *p);
+/* What clients said of all VPs before this one came. partition.lock is held. */
+void mshv_cpuid_catch_up(struct mshv_vp *vp);
+
+/* What the guest's CPUID says by default. The caller tells the engine. */
 void mshv_features_install(struct mshv_vp *vp);
 
 #endif

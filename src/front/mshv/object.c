@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/memfd.h"
+#include "core/ioeventfd.h"
+#include "core/irqfd.h"
 #include "core/parts.h"
 #include "front/mshv/mshv_priv.h"
 
@@ -52,6 +54,7 @@ static void partition_release(struct mshv_partition *p)
     if (fd >= 0)
         close(fd);
     pthread_mutex_destroy(&p->lock);
+    free(p->override);
     free(p->region);
     free(p);
 }
@@ -61,6 +64,10 @@ static void object_destroy(struct object *base)
     struct mshv_object *o = (struct mshv_object *)base;
     if (o->kind == MSHV_FD_VP)
         vcpu_destroy(o->vp->v);
+    if (o->kind == MSHV_FD_PARTITION) { /* VPs may go on; nobody can take these back any more */
+        irqfd_fini(o->partition->vm);
+        ioeventfd_fini(o->partition->vm);
+    }
     if (o->partition)
         partition_release(o->partition);
     free(o);
@@ -153,6 +160,8 @@ static int vp_attach(struct mshv_partition *p, uint32_t index, struct mshv_vp *v
     if (atomic_load(&vp->v->mp_state) == MP_UNINITIALIZED)
         atomic_store(&vp->v->mp_state, MP_INIT_RECEIVED);
     mshv_features_install(vp);
+    mshv_cpuid_catch_up(vp);
+    vp->v->vm->engine->state_changed(vp->v);
     __atomic_store_n(&p->vp[index], vp, __ATOMIC_RELEASE);
     p->n_vps++;
     return 0;

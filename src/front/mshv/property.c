@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/host.h"
+#include "core/xsave.h"
 #include "front/mshv/mshv_priv.h"
 
 #define MSR_ACTION_FAULT 0u
@@ -16,6 +17,11 @@ static const struct mshv_property properties[] = {
     { MSHV_PROPERTY_SYNTHETIC_FEATURES, "SYNTHETIC_PROC_FEATURES", true, true },
     { MSHV_PROPERTY_PROCESSORS_PER_SOCKET, "PROCESSORS_PER_SOCKET", false, true },
     { MSHV_PROPERTY_UNIMPLEMENTED_MSR_ACTION, "UNIMPLEMENTED_MSR_ACTION", false, true },
+    { MSHV_PROPERTY_XSAVE_FEATURES, "PROCESSOR_XSAVE_FEATURES", false, false },
+    { MSHV_PROPERTY_XSAVE_STATES, "XSAVE_STATES", false, false },
+    { MSHV_PROPERTY_MAX_XSAVE_BYTES, "MAX_XSAVE_DATA_SIZE", false, false },
+    { MSHV_PROPERTY_FEATURES0, "PROCESSOR_FEATURES0", false, false },
+    { MSHV_PROPERTY_FEATURES1, "PROCESSOR_FEATURES1", false, false },
     { MSHV_PROPERTY_PROCESSOR_VENDOR, "PROCESSOR_VENDOR", false, false },
     { MSHV_PROPERTY_PHYSICAL_ADDRESS_WIDTH, "PHYSICAL_ADDRESS_WIDTH", false, false },
     { MSHV_PROPERTY_CLOCK_FREQUENCY, "PROCESSOR_CLOCK_FREQUENCY", false, false },
@@ -36,9 +42,27 @@ static const struct mshv_property *property_find(uint32_t code)
     return NULL;
 }
 
-static bool host_fact(uint32_t code, uint64_t *value)
+/* Of a partition, or the host without one. */
+static bool processor_fact(const struct mshv_partition *p, uint32_t code, uint64_t *value)
 {
+    uint64_t bank[MSHV_BANKS];
+    mshv_features_enabled(p, bank);
     switch (code) {
+    case MSHV_PROPERTY_FEATURES0:
+        *value = bank[0];
+        return true;
+    case MSHV_PROPERTY_FEATURES1:
+        *value = bank[1];
+        return true;
+    case MSHV_PROPERTY_XSAVE_FEATURES:
+        *value = bank[MSHV_FEATURE_BANKS];
+        return true;
+    case MSHV_PROPERTY_XSAVE_STATES:
+        *value = mshv_xsave_states(p);
+        return true;
+    case MSHV_PROPERTY_MAX_XSAVE_BYTES:
+        *value = xsave_compact_bytes(mshv_xsave_states(p));
+        return true;
     case MSHV_PROPERTY_PROCESSOR_VENDOR:
         *value = host_facts()->is_amd ? VENDOR_AMD : VENDOR_INTEL;
         return true;
@@ -72,7 +96,7 @@ int mshv_property_get(struct mshv_call_state *s, unsigned rep)
     uint64_t value = 0;
     (void)rep;
     memcpy(&in, s->in, sizeof in);
-    if (!host_fact(in.code, &value)) {
+    if (!processor_fact(s->p, in.code, &value)) {
         if (!s->p || !property_find(in.code))
             return MSHV_STATUS_UNKNOWN_PROPERTY;
         pthread_mutex_lock(&s->p->lock);
@@ -80,6 +104,21 @@ int mshv_property_get(struct mshv_call_state *s, unsigned rep)
         pthread_mutex_unlock(&s->p->lock);
     }
     memcpy(s->out, &value, sizeof value);
+    return MSHV_STATUS_SUCCESS;
+}
+
+/* The only one that is not refused: what of the interface for guests a partition may be given, which is nothing yet. */
+int mshv_property_get_ex(struct mshv_call_state *s, unsigned rep)
+{
+    struct mshv_property_ex_in in;
+    const struct mshv_banks none = { .n = 1 };
+    (void)rep;
+    memcpy(&in, s->in, sizeof in);
+    if (in.code == MSHV_PROPERTY_VMM_CAPABILITIES)
+        return MSHV_STATUS_ACCESS_DENIED;
+    if (in.code != MSHV_PROPERTY_ASSIGNABLE_SYNTHETIC_FEATURES)
+        return MSHV_STATUS_UNKNOWN_PROPERTY;
+    memcpy(s->out, &none, sizeof none);
     return MSHV_STATUS_SUCCESS;
 }
 
