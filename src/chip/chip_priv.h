@@ -153,6 +153,8 @@ void lapic_timer_mode_set(struct lapic *l, uint32_t lvt);
 void lapic_timer_divide_set(struct lapic *l, uint32_t value);
 uint32_t lapic_timer_current(struct lapic *l);
 void lapic_timer_deadline_set(struct lapic *l, uint64_t tsc);
+void lapic_timer_time_stood(struct vcpu *v, uint64_t ns); /* takes the lock, as the next */
+void lapic_timer_time_goes(struct vcpu *v);
 
 /* ---- PIC, IOAPIC, PIT ---------------------------------------------------------------------------------------------------------------------- */
 

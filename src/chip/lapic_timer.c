@@ -41,8 +41,8 @@ static void lapic_timer_expired(struct timer *t)
 {
     struct lapic *l = (struct lapic *)((char *)t - offsetof(struct lapic, timer));
     lapic_lock(l);
-    uint64_t now = timer_now_ns();
-    /* Stopped or restarted after the queue took this expiry out. */
+    uint64_t now = vm_now_ns(l->v->vm);
+    /* Stopped or restarted after the queue took this expiry out, or time stands still: then it comes again. */
     if (l->is_armed && now >= l->expiry_ns) {
         l->is_armed = false;
         l->tsc_deadline = 0;
@@ -83,7 +83,7 @@ void lapic_timer_start(struct lapic *l, uint32_t count)
         return;
     l->period_ns = period_of(l);
     uint64_t first = (uint64_t)count << divide_shift(l);
-    timer_arm_at(l, timer_now_ns() + (first < l->period_ns && count == l->reg[LREG_TIMER_INIT] ? l->period_ns : first));
+    timer_arm_at(l, vm_now_ns(l->v->vm) + (first < l->period_ns && count == l->reg[LREG_TIMER_INIT] ? l->period_ns : first));
 }
 
 void lapic_timer_mode_set(struct lapic *l, uint32_t lvt)
@@ -115,7 +115,7 @@ uint32_t lapic_timer_current(struct lapic *l)
 {
     if (!l->is_armed || (l->reg[LREG_LVT_TIMER] & LVT_TIMER_DEADLINE))
         return 0;
-    uint64_t now = timer_now_ns();
+    uint64_t now = vm_now_ns(l->v->vm);
     uint64_t left;
     if (now < l->expiry_ns)
         left = l->expiry_ns - now;
@@ -136,10 +136,28 @@ void lapic_timer_deadline_set(struct lapic *l, uint64_t tsc)
     if (!tsc)
         return;
     uint64_t ns = time_tsc_deadline_ns(l->v, tsc);
-    if (ns > timer_now_ns()) {
+    if (ns > vm_now_ns(l->v->vm)) {
         timer_arm_at(l, ns);
         return;
     }
     l->tsc_deadline = 0;
     lapic_lvt_deliver(l, LREG_LVT_TIMER);
+}
+
+void lapic_timer_time_stood(struct vcpu *v, uint64_t ns)
+{
+    struct lapic *l = lapic_of(v);
+    lapic_lock(l);
+    if (l->is_armed)
+        l->expiry_ns += ns;
+    lapic_unlock(l);
+}
+
+void lapic_timer_time_goes(struct vcpu *v)
+{
+    struct lapic *l = lapic_of(v);
+    lapic_lock(l);
+    if (l->is_armed)
+        timer_arm_at(l, l->expiry_ns);
+    lapic_unlock(l);
 }

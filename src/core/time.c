@@ -9,6 +9,7 @@
 #include <time.h>
 #include <x86intrin.h>
 
+#include "core/hold.h"
 #include "core/timer.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
@@ -33,9 +34,56 @@ uint64_t vcpu_tsc_at(const struct vcpu *v, uint64_t host_tsc)
     return scale(v, host_tsc) + v->cpu.tsc_offset;
 }
 
+static uint64_t host_tsc_of(const struct vm *vm)
+{
+    return atomic_load(&vm->freeze.is_on) ? vm->freeze.tsc : time_host_tsc();
+}
+
+uint64_t vm_now_ns(const struct vm *vm)
+{
+    return atomic_load(&vm->freeze.is_on) ? vm->freeze.ns : timer_now_ns();
+}
+
 uint64_t vcpu_tsc(struct vcpu *v)
 {
-    return vcpu_tsc_at(v, time_host_tsc());
+    return vcpu_tsc_at(v, host_tsc_of(v->vm));
+}
+
+void vm_time_freeze(struct vm *vm)
+{
+    hold_vm(vm);
+    time_sample(&vm->freeze.tsc, &vm->freeze.ns);
+    atomic_store(&vm->freeze.is_on, true);
+}
+
+static struct vcpu *vcpu_at(struct vm *vm, unsigned id)
+{
+    return __atomic_load_n(&vm->vcpu[id], __ATOMIC_ACQUIRE);
+}
+
+void vm_time_thaw(struct vm *vm)
+{
+    uint64_t tsc, ns;
+    struct vcpu *v;
+    time_sample(&tsc, &ns);
+    tsc -= vm->freeze.tsc;
+    ns -= vm->freeze.ns;
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        if (!(v = vcpu_at(vm, i)))
+            continue;
+        v->cpu.tsc_offset -= scale(v, tsc);
+        if (v->lapic)
+            vm->chip->time_stood(v, ns);
+    }
+    vm->tsc_origin += tsc;
+    pthread_mutex_lock(&vm->tsc_sync.lock);
+    vm->tsc_sync.is_set = false; /* what was written before has another offset now */
+    pthread_mutex_unlock(&vm->tsc_sync.lock);
+    atomic_store(&vm->freeze.is_on, false);
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
+        if ((v = vcpu_at(vm, i)) && v->lapic)
+            vm->chip->time_goes(v);
+    hold_release_vm(vm);
 }
 
 int vcpu_set_tsc_khz(struct vcpu *v, uint64_t tsc_khz)
@@ -65,7 +113,7 @@ void vcpu_set_tsc_host(struct vcpu *v, uint64_t tsc)
 {
     struct vm *vm = v->vm;
     pthread_mutex_lock(&vm->tsc_sync.lock);
-    uint64_t host_tsc = time_host_tsc();
+    uint64_t host_tsc = host_tsc_of(vm);
     bool is_same_machine_write = false;
     if (vm->tsc_sync.is_set && vm->tsc_sync.tsc_khz == v->tsc_khz) {
         uint64_t expected = vm->tsc_sync.guest_tsc + scale(v, host_tsc - vm->tsc_sync.host_tsc);
@@ -103,7 +151,7 @@ uint64_t time_ns_to_tsc(const struct vcpu *v, uint64_t ns)
 
 uint64_t time_tsc_deadline_ns(struct vcpu *v, uint64_t guest_tsc)
 {
-    uint64_t now_ns = timer_now_ns(), now_tsc = vcpu_tsc(v);
+    uint64_t now_ns = vm_now_ns(v->vm), now_tsc = vcpu_tsc(v);
     if (guest_tsc <= now_tsc)
         return now_ns;
     /* Rounded up: a timer that fires before the TSC is there makes the guest program it again. */

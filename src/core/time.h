@@ -25,6 +25,15 @@ void vcpu_set_tsc_host(struct vcpu *v, uint64_t tsc);
 /* The power-up offset: guest TSC counts from the creation of the VM. */
 void vcpu_reset_tsc(struct vcpu *v);
 
+/*
+ * Stops and starts the time of a VM as its guest has it: TSCs and LAPIC timers. Its vCPUs stand still meanwhile, wherever they are. Not twice: the caller knows
+ * which it is, and keeps vCPUs from being made during thaw. Threads as hold_vm (core/hold.h).
+ */
+void vm_time_freeze(struct vm *vm);
+void vm_time_thaw(struct vm *vm);
+/* CLOCK_MONOTONIC in ns, or what it was when time was stopped. */
+uint64_t vm_now_ns(const struct vm *vm);
+
 /* Duration in ns of guest TSC ticks, saturating. */
 uint64_t time_tsc_to_ns(const struct vcpu *v, uint64_t ticks);
 uint64_t time_ns_to_tsc(const struct vcpu *v, uint64_t ns);

@@ -49,6 +49,9 @@ struct chip_ops {
     int (*ioapic_set)(struct vm *vm, unsigned pin, unsigned source, bool level);
     int (*msi_send)(struct vm *vm, uint64_t address, uint32_t data);
     void (*vcpu_sleep)(struct vcpu *v); /* before vcpu_block */
+    /* The VM's time stood still for so long: the LAPIC's timer comes so much later, but not before time_goes. */
+    void (*time_stood)(struct vcpu *v, uint64_t ns);
+    void (*time_goes)(struct vcpu *v);
     /* Before guest code runs, after a stay outside: steal time, clock page. True if the guest asked meanwhile to have this CPU's TLB flushed. */
     bool (*vcpu_run_enter)(struct vcpu *v);
     int64_t (*hypercall)(struct vcpu *v, uint64_t nr, const uint64_t args[4], bool is_long); /* VMCALL at privilege 0: the guest's RAX */
@@ -93,6 +96,10 @@ struct vm {
         uint64_t host_tsc, guest_tsc, offset, tsc_khz;
     } tsc_sync;
     uint64_t tsc_origin; /* host TSC when the VM was made: guest TSC 0 */
+    struct {
+        _Atomic bool is_on;
+        uint64_t tsc, ns; /* host's, when it began */
+    } freeze;             /* core/time.h; all vCPUs are held */
     struct {
         struct timer timer;
         _Atomic unsigned users; /* vCPUs in guest code that want VREQ_TICK */

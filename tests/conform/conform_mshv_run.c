@@ -456,44 +456,6 @@ static void test_irqfd(void **state)
     }
 }
 
-struct doorbell {
-    uint64_t match, address;
-    uint32_t bytes;
-    int32_t fd;
-    uint32_t flags, reserved;
-};
-
-static void test_ioeventfd_form(void **state)
-{
-    struct machine mm, *m = &mm;
-    int fd = eventfd(0, EFD_NONBLOCK);
-    const struct doorbell good = { 0x5a, HOLE_AT, 4, fd, 1, 0 };
-    struct doorbell d = good;
-    (void)state;
-    machine_create(m, "\xf4", 1);
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EEXIST);
-    d.reserved = 1;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
-    d = good, d.flags = 8;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
-    d = good, d.flags = 2;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EOPNOTSUPP);
-    d = good, d.bytes = 3;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
-    d = good, d.address = ~1ull;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
-    d = good, d.fd = -1;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EBADF);
-    d = good, d.flags = 4;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -ENOENT);
-    d = good, d.flags = 5;
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
-    assert_int_equal(call(m->pt, IOEVENTFD, &d), -ENOENT);
-    close(fd);
-    machine_close(m);
-}
-
 /* A write to a doorbell is no message; another value, where one is asked for, and a read are. */
 static void test_ioeventfd(void **state)
 {
@@ -527,6 +489,57 @@ static void test_ioeventfd(void **state)
     reg_set(m->vp[0], 0, R_RIP, CODE_AT);
     expect_access(m, UNMAPPED, HOLE_AT, 1, code, 2);
     close(fd);
+    machine_close(m);
+}
+
+static uint64_t tsc_of(const struct machine *m)
+{
+    return reg_get(m->vp[0], 0, 0x80000);
+}
+
+/* While time stands still the TSC does, and the VP executes nothing but heeds signals; all goes on from there. */
+static void test_freeze(void **state)
+{
+    static const uint8_t out[] = { 0xee };
+    struct machine mm, *m = &mm;
+    struct sigaction kick = { .sa_handler = on_kick };
+    pthread_t thread;
+    void *result;
+    uint64_t on = 1, off = 0, value = 7, clock = 0;
+    int error;
+    (void)state;
+    sigaction(SIGUSR1, &kick, NULL);
+    machine_create(m, out, sizeof out);
+    assert_int_equal(property(m->pt, 0x44, 0x60009, &clock, &error), 0);
+    assert_int_equal(property(m->pt, 0x45, 0x30003, &value, &error), 0xa);
+    uint64_t before = tsc_of(m);
+    assert_int_equal(property(m->pt, 0x45, 0x30003, &on, &error), 0);
+    assert_int_equal(property(m->pt, 0x45, 0x30003, &on, &error), 0);
+    assert_int_equal(property(m->pt, 0x44, 0x30003, &value, &error), 0);
+    assert_int_equal(value, 1);
+    uint64_t frozen = tsc_of(m);
+    assert_true(frozen >= before);
+    nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
+    assert_int_equal(tsc_of(m), frozen);
+    assert_int_equal(pthread_create(&thread, NULL, runner, m), 0);
+    do {
+        pthread_kill(thread, SIGUSR1);
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    } while (pthread_tryjoin_np(thread, &result));
+    assert_int_equal((intptr_t)result, -EINTR);
+    assert_int_equal(tsc_of(m), frozen);
+    /* one that waits for the thaw */
+    assert_int_equal(pthread_create(&thread, NULL, runner, m), 0);
+    struct timespec t0, t1;
+    clock_gettime(CLOCK_MONOTONIC, &t0);
+    assert_int_equal(property(m->pt, 0x45, 0x30003, &off, &error), 0);
+    assert_int_equal(pthread_join(thread, &result), 0);
+    expect_out(m, CODE_AT);
+    uint64_t after = tsc_of(m);
+    clock_gettime(CLOCK_MONOTONIC, &t1);
+    uint64_t ns = (uint64_t)(t1.tv_sec - t0.tv_sec) * 1000000000u + (uint64_t)(t1.tv_nsec - t0.tv_nsec);
+    assert_true(after > frozen);
+    assert_true((after - frozen) / (clock / 1000000) <= ns / 1000 + 1000); /* none of the time that it stood still */
     machine_close(m);
 }
 
@@ -566,6 +579,6 @@ const struct CMUnitTest mshv_run_tests[] = {
     cmocka_unit_test(test_mapped_meanwhile), cmocka_unit_test(test_triple_fault), cmocka_unit_test(test_delivery_into_hole),
     cmocka_unit_test(test_unknown_msr),      cmocka_unit_test(test_translate),    cmocka_unit_test(test_halt_and_signal),
     cmocka_unit_test(test_interrupts),       cmocka_unit_test(test_startup),      cmocka_unit_test(test_irqfd),
-    cmocka_unit_test(test_ioeventfd_form),   cmocka_unit_test(test_ioeventfd),
+    cmocka_unit_test(test_freeze),           cmocka_unit_test(test_ioeventfd),
 };
 const size_t mshv_run_test_count = sizeof mshv_run_tests / sizeof mshv_run_tests[0];

@@ -77,6 +77,37 @@ static void test_irqfd_form(void **state)
     machine_close(&m);
 }
 
+static void test_ioeventfd_form(void **state)
+{
+    struct machine mm, *m = &mm;
+    int fd = eventfd(0, EFD_NONBLOCK);
+    const struct doorbell good = { 0x5a, HOLE_AT, 4, fd, 1, 0 };
+    struct doorbell d = good;
+    (void)state;
+    machine_create(m, "\xf4", 1);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EEXIST);
+    d.reserved = 1;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.flags = 8;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.flags = 2;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EOPNOTSUPP);
+    d = good, d.bytes = 3;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.address = ~1ull;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EINVAL);
+    d = good, d.fd = -1;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -EBADF);
+    d = good, d.flags = 4;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -ENOENT);
+    d = good, d.flags = 5;
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), 0);
+    assert_int_equal(call(m->pt, IOEVENTFD, &d), -ENOENT);
+    close(fd);
+    machine_close(m);
+}
+
 /* ---- states ---- */
 
 static int state_call(int fd, unsigned long request, uint8_t type, uint32_t *bytes, void *at)
@@ -118,6 +149,43 @@ static void test_lapic_state(void **state)
     assert_int_equal(state_call(m->vp[0], GET_STATE, 0, &bytes, page), -EINVAL);
     bytes = 0;
     assert_int_equal(state_call(m->vp[0], GET_STATE, 0, &bytes, page), -EINVAL);
+    machine_close(m);
+}
+
+static uint32_t lapic_count(struct machine *m)
+{
+    uint32_t bytes = 4096, count;
+    assert_int_equal(state_call(m->vp[0], GET_STATE, 0, &bytes, m->ram + 0x10000), 0);
+    memcpy(&count, m->ram + 0x10000 + 164, 4);
+    return count;
+}
+
+/* Its timer counts, but not while time stands still. */
+static void test_lapic_frozen(void **state)
+{
+    (void)state;
+    static const uint32_t begin[2] = { 0x7fffffff, 0x7fffffff }, divide_by_1 = 0xb;
+    struct machine mm, *m = &mm;
+    uint64_t on = 1, off = 0;
+    uint32_t bytes = 4096;
+    int error;
+    machine_create(m, "\xf4", 1);
+    lapic_count(m);
+    memcpy(m->ram + 0x10000 + 160, begin, 8);
+    memcpy(m->ram + 0x10000 + 168, &divide_by_1, 4);
+    assert_int_equal(state_call(m->vp[0], SET_STATE, 0, &bytes, m->ram + 0x10000), 0);
+    uint32_t first = lapic_count(m), second;
+    while ((second = lapic_count(m)) == first)
+        ;
+    assert_true(second < first);
+    assert_int_equal(property(m->pt, 0x45, 0x30003, &on, &error), 0);
+    uint32_t frozen = lapic_count(m);
+    usleep(20000);
+    assert_int_equal(lapic_count(m), frozen);
+    assert_int_equal(property(m->pt, 0x45, 0x30003, &off, &error), 0);
+    while ((second = lapic_count(m)) == frozen)
+        ;
+    assert_true(second < frozen);
     machine_close(m);
 }
 
@@ -235,7 +303,7 @@ static void test_features(void **state)
 }
 
 const struct CMUnitTest mshv_state_tests[] = {
-    cmocka_unit_test(test_routing),     cmocka_unit_test(test_irqfd_form), cmocka_unit_test(test_lapic_state),
-    cmocka_unit_test(test_xsave_state), cmocka_unit_test(test_cpuid),      cmocka_unit_test(test_features),
+    cmocka_unit_test(test_lapic_frozen), cmocka_unit_test(test_ioeventfd_form), cmocka_unit_test(test_routing), cmocka_unit_test(test_irqfd_form),
+    cmocka_unit_test(test_lapic_state),  cmocka_unit_test(test_xsave_state),    cmocka_unit_test(test_cpuid),   cmocka_unit_test(test_features),
 };
 const size_t mshv_state_test_count = sizeof mshv_state_tests / sizeof mshv_state_tests[0];

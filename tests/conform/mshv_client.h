@@ -55,6 +55,14 @@ struct memory {
     uint8_t flags, reserved[7];
 };
 
+/* The argument of IOEVENTFD. */
+struct doorbell {
+    uint64_t match, address;
+    uint32_t bytes;
+    int32_t fd;
+    uint32_t flags, reserved;
+};
+
 struct machine {
     int dev, pt, vp[2];
     uint8_t *ram;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/host.h"
+#include "core/time.h"
 #include "core/xsave.h"
 #include "front/mshv/mshv_priv.h"
 
@@ -15,6 +16,7 @@
 
 static const struct mshv_property properties[] = {
     { MSHV_PROPERTY_SYNTHETIC_FEATURES, "SYNTHETIC_PROC_FEATURES", true, true },
+    { MSHV_PROPERTY_TIME_FREEZE, "TIME_FREEZE", false, true },
     { MSHV_PROPERTY_PROCESSORS_PER_SOCKET, "PROCESSORS_PER_SOCKET", false, true },
     { MSHV_PROPERTY_UNIMPLEMENTED_MSR_ACTION, "UNIMPLEMENTED_MSR_ACTION", false, true },
     { MSHV_PROPERTY_XSAVE_FEATURES, "PROCESSOR_XSAVE_FEATURES", false, false },
@@ -83,6 +85,8 @@ static uint64_t partition_value(struct mshv_partition *p, uint32_t code)
     switch (code) {
     case MSHV_PROPERTY_PROCESSORS_PER_SOCKET:
         return p->processors_per_socket;
+    case MSHV_PROPERTY_TIME_FREEZE:
+        return atomic_load(&p->vm->freeze.is_on);
     case MSHV_PROPERTY_UNIMPLEMENTED_MSR_ACTION:
         return p->vm->ignores_unknown_msrs ? MSR_ACTION_IGNORE : MSR_ACTION_FAULT;
     default:
@@ -128,6 +132,12 @@ static int property_apply(struct mshv_partition *p, const struct mshv_property_i
     switch (in->code) {
     case MSHV_PROPERTY_PROCESSORS_PER_SOCKET:
         p->processors_per_socket = in->value;
+        break;
+    case MSHV_PROPERTY_TIME_FREEZE:
+        if (in->value > 1)
+            return MSHV_STATUS_PROPERTY_VALUE_OUT_OF_RANGE;
+        if (in->value != atomic_load(&p->vm->freeze.is_on))
+            (in->value ? vm_time_freeze : vm_time_thaw)(p->vm);
         break;
     case MSHV_PROPERTY_UNIMPLEMENTED_MSR_ACTION:
         if (in->value != MSR_ACTION_FAULT && in->value != MSR_ACTION_IGNORE)
