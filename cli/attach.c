@@ -21,7 +21,7 @@ const char attach_where_help[] = "\nWHERE is unix:PATH, or vsock:PORT on this ma
                                  "  dialect=D       of the protocol: b libkvmi's, c the last one proposed for the kernel (v12), a the first\n"
                                  "                  (2017); auto (default) goes by what the tool says, and is b where that does not tell\n"
                                  "  allow=A+B+...   the tool may use these commands, and events written event:NAME, and nothing else\n"
-                                 "  deny=A+B+...    the tool may use anything else\n"
+                                 "  deny=A+B+...    the tool may use anything else; needs a dialect=, since commands have other names in others\n"
                                  "A comma in PATH or KEY is written twice.\n";
 
 int attach_check(const char *command, const char *where)

@@ -113,7 +113,7 @@ const char *kvmi_where_name(const char *text, struct kvmi_where *out)
         next = take_part(next, part);
         why = parse_option(part, out);
     }
-    return why;
+    return why ? why : kvmi_options_check(&out->options);
 }
 
 const char *kvmi_where_parse(const char *text, struct kvmi_where *out)

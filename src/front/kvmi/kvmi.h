@@ -32,6 +32,8 @@ struct kvmi_options {
 /* NULL, or why it cannot be: a letter or "auto"; a list of names with '+' between them, capital or small letters. */
 const char *kvmi_dialect_parse(const char *text, const struct kvmi_dialect **out);
 const char *kvmi_policy_parse(const char *names, enum kvmi_policy_kind kind, struct kvmi_policy *out);
+/* NULL, or why the list is not one for the dialect. */
+const char *kvmi_options_check(const struct kvmi_options *options);
 
 struct kvmi_vm {
     uint32_t number;

@@ -37,12 +37,12 @@ static bool is_command(const struct kvmi_dialect *d, const char *text, size_t by
 }
 
 /* Events are called in all dialects as in the first. */
-static bool is_known(const char *text, size_t bytes)
+static bool is_known(const struct kvmi_dialect *d, const char *text, size_t bytes)
 {
     const size_t prefix = sizeof event_prefix - 1;
     if (bytes <= prefix || strncasecmp(text, event_prefix, prefix)) {
         for (unsigned i = 0; i < KVMI_DIALECTS; i++)
-            if (is_command(kvmi_dialects[i], text, bytes))
+            if ((!d || d == kvmi_dialects[i]) && is_command(kvmi_dialects[i], text, bytes))
                 return true;
         return false;
     }
@@ -58,17 +58,27 @@ const char *kvmi_policy_parse(const char *names, enum kvmi_policy_kind kind, str
         return "there can be one list, of what is allowed or of what is denied";
     if (strlen(names) >= sizeof out->names)
         return "the list is too long";
-    for (const char *at = names;; at++) {
-        size_t bytes = strcspn(at, "+");
-        if (!is_known(at, bytes))
-            return "a name in the list is no command's, and with event: before it no event's; docs/abi/kvmi.md has them";
-        at += bytes;
-        if (!*at)
-            break;
-    }
     out->kind = kind;
     snprintf(out->names, sizeof out->names, "%s", names);
     return NULL;
+}
+
+/* A name that the tool's dialect does not have would deny nothing. */
+const char *kvmi_options_check(const struct kvmi_options *options)
+{
+    const struct kvmi_policy *p = &options->policy;
+    if (p->kind == KVMI_POLICY_ALL)
+        return NULL;
+    if (p->kind == KVMI_POLICY_DENY && !options->dialect)
+        return "deny= needs a dialect=, since commands have other names in others";
+    for (const char *at = p->names;; at++) {
+        size_t bytes = strcspn(at, "+");
+        if (!is_known(options->dialect, at, bytes))
+            return "a name in the list is no command's, and with event: before it no event's; docs/abi/kvmi.md has them by dialect";
+        at += bytes;
+        if (!*at)
+            return NULL;
+    }
 }
 
 static bool is_listed(const struct kvmi_policy *p, const char *prefix, const char *name)
