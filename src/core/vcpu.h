@@ -268,6 +268,9 @@ int vcpu_run(struct vcpu *v);
  * client's handlers.
  */
 void vcpu_interrupt_own(void);
+/* True, once, if a handler ran on this thread since its last run, other than for a signal that ended that: what it wanted may have come too early to be seen.
+ */
+bool vcpu_was_interrupted(void);
 /* Lets the signals come that the processor raises: the engine lives by them, and a fault whose signal is blocked kills the process. */
 void vcpu_unblock_faults(void);
 /* Adds them to a set, or deletes them: sigaddset or sigdelset. */

@@ -218,12 +218,25 @@ void vcpu_unblock_faults(void)
 
 /* In whose run this thread is. Written before and after, read by vcpu_interrupt_own from a signal handler of the same thread. */
 static _Thread_local struct vcpu *volatile running __attribute__((tls_model("initial-exec")));
+/* Between two runs: a handler ran; the one that the last run ended for is still to come, at the end of the client's call. */
+static _Thread_local volatile bool was_interrupted __attribute__((tls_model("initial-exec"))), is_one_to_come __attribute__((tls_model("initial-exec")));
 
 void vcpu_interrupt_own(void)
 {
     struct vcpu *v = running;
     if (v)
         vcpu_request(v, VREQ_EXIT);
+    else if (is_one_to_come)
+        is_one_to_come = false;
+    else
+        was_interrupted = true;
+}
+
+bool vcpu_was_interrupted(void)
+{
+    bool was = was_interrupted;
+    was_interrupted = is_one_to_come = false;
+    return was;
 }
 
 int vcpu_run(struct vcpu *v)
@@ -241,6 +254,7 @@ int vcpu_run(struct vcpu *v)
     atomic_store(&v->is_running, false);
     if (v->exit.kind == EXIT_SHUTDOWN || v->exit.kind == EXIT_INTERNAL_ERROR)
         log_dead_end(v);
+    is_one_to_come = signals_has_waiting();
     running = NULL;
     /* Asked for during this run; the next one has its own look at immediate_exit and signals. */
     atomic_fetch_and(&v->requests, ~VREQ_EXIT);

@@ -218,7 +218,7 @@ static void test_xsave_state(void **state)
     machine_close(m);
 }
 
-/* ---- CPUID ---- */
+/* ---- CPUID, MSRs ---- */
 
 static void cpuid_get(int fd, unsigned vp, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
 {
@@ -270,6 +270,27 @@ static void test_cpuid(void **state)
     machine_close(m);
 }
 
+static void test_unknown_msr(void **state)
+{
+    static const uint8_t code[] = { 0x66, 0xb9, 0x34, 0x12, 0x00, 0x0f, 0x0f, 0x32, 0xee };
+    struct machine mm, *m = &mm;
+    uint64_t value = 1;
+    int error;
+    (void)state;
+    machine_create(m, code, sizeof code);
+    memcpy(m->ram + 13 * 4, "\x00\x20\x00\x00", 4); /* #GP */
+    m->ram[0x2000] = 0xee;
+    reg_set(m->vp[0], 0, 0x20004, 0x8000);
+    assert_int_equal(run(m), 0);
+    assert_int_equal(P(24, 8), 0x2000);
+    assert_int_equal(property(m->pt, 0x45, 0x50017, &value, &error), 0);
+    reg_set(m->vp[0], 0, R_RIP, CODE_AT);
+    assert_int_equal(run(m), 0);
+    assert_int_equal(P(24, 8), CODE_AT + 8);
+    assert_int_equal(P(48, 8), 0);
+    machine_close(m);
+}
+
 /* What is taken away at creation is not there, in CPUID and in the properties. */
 static void test_features(void **state)
 {
@@ -303,7 +324,8 @@ static void test_features(void **state)
 }
 
 const struct CMUnitTest mshv_state_tests[] = {
-    cmocka_unit_test(test_lapic_frozen), cmocka_unit_test(test_ioeventfd_form), cmocka_unit_test(test_routing), cmocka_unit_test(test_irqfd_form),
-    cmocka_unit_test(test_lapic_state),  cmocka_unit_test(test_xsave_state),    cmocka_unit_test(test_cpuid),   cmocka_unit_test(test_features),
+    cmocka_unit_test(test_lapic_frozen), cmocka_unit_test(test_ioeventfd_form), cmocka_unit_test(test_routing),
+    cmocka_unit_test(test_irqfd_form),   cmocka_unit_test(test_lapic_state),    cmocka_unit_test(test_xsave_state),
+    cmocka_unit_test(test_cpuid),        cmocka_unit_test(test_features),       cmocka_unit_test(test_unknown_msr),
 };
 const size_t mshv_state_test_count = sizeof mshv_state_tests / sizeof mshv_state_tests[0];

@@ -58,7 +58,8 @@ int mshv_run(struct mshv_object *o, struct mshv_arg *a)
     int r = 0;
     hold_lock(vp->v);
     if (!vp->has_message) {
-        r = run_once(vp);
+        /* There is no immediate_exit: a signal that comes before the call is lost to clients that send one only, so it counts for the call. */
+        r = vcpu_was_interrupted() ? -EINTR : run_once(vp);
         vp->has_message = !r;
         vp->is_intercept_suspended = !r;
         vp->is_explicitly_suspended = r == -EINTR;
