@@ -345,7 +345,7 @@ static const char *kvmi_serve(int fd, double seconds)
 static const char *measure_kvmi(double seconds)
 {
     struct sockaddr_un here = { .sun_family = AF_UNIX };
-    char folder[] = "/tmp/vitrine-bench-XXXXXX", where[80];
+    char folder[] = "/tmp/vitrine-bench-XXXXXX", where[sizeof here.sun_path + 8];
     if (!mkdtemp(folder))
         return "a folder";
     snprintf(here.sun_path, sizeof here.sun_path, "%s/tool", folder);
