@@ -242,6 +242,7 @@ void pv_steal_sleep(struct vcpu *v, struct pv *c);
 int pvclock_msr_read(struct vcpu *v, uint32_t index, uint64_t *value);
 int pvclock_msr_write(struct vcpu *v, uint32_t index, uint64_t value);
 bool pvclock_run_enter(struct vcpu *v);
+void pvclock_base(struct vm *vm, uint64_t *tsc, uint64_t *ns); /* the pair that all clocks of the VM count from */
 void pvclock_sleep(struct vcpu *v);
 void pvclock_reset(struct vcpu *v, bool is_init);
 void pvclock_destroy(struct vcpu *v);

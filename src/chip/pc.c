@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "chip/chip_priv.h"
+#include "chip/hv_priv.h"
 #include "chip/pc.h"
 
 static void pc_irqchip_destroy(struct vm *vm)
@@ -77,6 +78,8 @@ static bool is_lapic_msr(uint32_t index)
 
 static int pc_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host)
 {
+    if (hv_is_msr(index))
+        return hv_msr_read(v, index, value, is_host);
     int r = is_lapic_msr(index) ? lapic_msr_read(v, index, value) : pvclock_msr_read(v, index, value);
     if (r != PV_REFUSED)
         return r;
@@ -86,15 +89,30 @@ static int pc_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_
 
 static int pc_msr_write(struct vcpu *v, uint32_t index, uint64_t value, bool is_host)
 {
+    if (hv_is_msr(index))
+        return hv_msr_write(v, index, value, is_host);
     int r = is_lapic_msr(index) ? lapic_msr_write(v, index, value) : pvclock_msr_write(v, index, value);
     return r != PV_REFUSED ? r : is_host && !value ? 0 : -EINVAL;
+}
+
+static bool pc_run_enter(struct vcpu *v)
+{
+    hv_time_run_enter(v);
+    return pvclock_run_enter(v);
+}
+
+static void pc_vcpu_destroy(struct vcpu *v)
+{
+    hv_vcpu_destroy(v);
+    lapic_destroy(v);
 }
 
 const struct chip_ops pc_chip_ops = {
     .irqchip_create = pc_irqchip_create,
     .irqchip_destroy = pc_irqchip_destroy,
     .lapic_create = lapic_create,
-    .lapic_destroy = lapic_destroy,
+    .vm_destroy = hv_vm_destroy,
+    .lapic_destroy = pc_vcpu_destroy,
     .lapic_reset = lapic_reset,
     .irq_peek = pc_irq_peek,
     .irq_take = pc_irq_take,
@@ -111,7 +129,8 @@ const struct chip_ops pc_chip_ops = {
     .msi_send = lapic_msi_send,
     .time_stood = lapic_timer_time_stood,
     .time_goes = lapic_timer_time_goes,
-    .vcpu_run_enter = pvclock_run_enter,
+    .vcpu_run_enter = pc_run_enter,
     .vcpu_sleep = pvclock_sleep,
     .hypercall = pv_call,
+    .hv_call = hv_call,
 };

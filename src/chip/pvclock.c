@@ -81,8 +81,7 @@ void pvclock_destroy(struct vcpu *v)
     v->pvclock = NULL;
 }
 
-/* The pair that all clocks of the VM count from. */
-static void pvclock_base(struct vm *vm, uint64_t *tsc, uint64_t *ns)
+void pvclock_base(struct vm *vm, uint64_t *tsc, uint64_t *ns)
 {
     uint64_t base = atomic_load_explicit(&vm->clock_base_tsc, memory_order_acquire);
     if (!base) {

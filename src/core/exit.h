@@ -29,6 +29,8 @@ enum exit_kind {
     EXIT_KIND_COUNT
 };
 
+enum system_event { SYSTEM_EVENT_NONE, SYSTEM_EVENT_RESET, SYSTEM_EVENT_CRASH };
+
 struct vcpu_exit {
     enum exit_kind kind;
     /* vm.reports_accesses, with EXIT_IO and EXIT_ACCESS: the instruction, if it could be fetched and is what made the access; else 0 bytes. */
@@ -66,7 +68,7 @@ struct vcpu_exit {
             uint8_t vector;
         } eoi;
         struct {
-            uint32_t type;
+            enum system_event what;
         } system_event;
         struct {
             uint64_t rip;

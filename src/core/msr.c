@@ -397,6 +397,11 @@ static const struct msr_row rows[] = {
     { MSR_MC0_CTL, MSR_MC0_CTL + 4 * MCE_BANKS_MAX - 1, .get = msr_mc_bank_get, .set = msr_mc_bank_set },
     { ONE(MSR_TSC_DEADLINE), .get = chip_get, .set = chip_set },
     { MSR_X2APIC_FIRST, MSR_X2APIC_LAST, .get = chip_get, .set = chip_set },
+    { 0x40000000, 0x40000003, .get = chip_get, .set = chip_set }, /* the Microsoft hypervisor's: identity, hypercall page, index, reset */
+    { ONE(0x40000010), .get = chip_get, .set = chip_set },        /* run time */
+    { 0x40000020, 0x40000023, .get = chip_get, .set = chip_set }, /* reference time, frequencies */
+    { 0x40000070, 0x40000073, .get = chip_get, .set = chip_set }, /* APIC, assist page */
+    { 0x40000100, 0x40000105, .get = chip_get, .set = chip_set }, /* crash */
     { 0x4b564d00, 0x4b564d08, .get = chip_get, .set = chip_set }, /* KVM's paravirtual MSRs */
     { ONE(MSR_EFER), .field = FIELD(efer), .set = efer_set },
     { ONE(MSR_STAR), .field = FIELD(star) },

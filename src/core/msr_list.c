@@ -53,6 +53,22 @@ static const uint32_t saved[] = {
     0x26f,
     MSR_MTRR_DEF_TYPE,
     MSR_TSC_DEADLINE,
+    0x40000000, /* the Microsoft hypervisor's: identity, hypercall page, index, reset, run time */
+    0x40000001,
+    0x40000002,
+    0x40000003,
+    0x40000010,
+    0x40000020, /* reference time by count and page, frequencies of TSC and APIC */
+    0x40000021,
+    0x40000022,
+    0x40000023,
+    0x40000073, /* assist page */
+    0x40000100, /* crash: parameters, control */
+    0x40000101,
+    0x40000102,
+    0x40000103,
+    0x40000104,
+    0x40000105,
     0x4b564d00, /* KVM: wall clock, system time, steal time, end of interrupt, poll control */
     0x4b564d01,
     0x4b564d03,

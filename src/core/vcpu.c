@@ -104,7 +104,7 @@ void vcpu_destroy(struct vcpu *v)
 void vcpu_free(struct vcpu *v)
 {
     struct vm *vm = v->vm;
-    if (v->lapic || v->pvclock)
+    if (v->lapic || v->pvclock || v->hv)
         vm->chip->lapic_destroy(v);
     if (vm->engine->vcpu_fini)
         vm->engine->vcpu_fini(v);

@@ -165,10 +165,11 @@ struct vcpu {
     struct {
         uint64_t rip; /* of the instruction */
         bool is_write;
-    } tpr_access;         /* of VREQ_TPR_ACCESS; the vCPU's own thread */
-    bool is_pv_enforced;  /* paravirtual MSRs and calls are only what the guest's CPUID says */
-    uint8_t eoi_vector;   /* of VREQ_IOAPIC_EOI; the vCPU's own thread */
-    bool want_irq_window; /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */
+    } tpr_access;                   /* of VREQ_TPR_ACCESS; the vCPU's own thread */
+    enum system_event system_event; /* the guest asked for it: EXIT_SYSTEM_EVENT is due; the vCPU's own thread */
+    bool is_pv_enforced;            /* paravirtual MSRs and calls are only what the guest's CPUID says */
+    uint8_t eoi_vector;             /* of VREQ_IOAPIC_EOI; the vCPU's own thread */
+    bool want_irq_window;           /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */
 
     struct cpuid_entry cpuid[CPUID_ENTRIES_MAX];
     unsigned n_cpuid;
@@ -201,6 +202,7 @@ struct vcpu {
 
     void *lapic;   /* chip's, NULL without an in-process LAPIC */
     void *pvclock; /* chip's */
+    void *hv;      /* chip's */
     void *client;  /* the front's */
 
     uint64_t *stat; /* enum vcpu_stat; here until vcpu_stats_move */

@@ -189,6 +189,8 @@ static void destroy(struct vm *vm)
             vcpu_free(vm->vcpu[i]);
         }
     }
+    if (vm->chip && vm->chip->vm_destroy)
+        vm->chip->vm_destroy(vm);
     if (vm->engine->vm_fini)
         vm->engine->vm_fini(vm);
     fini_parts(vm);

@@ -30,6 +30,7 @@ struct chip_ops {
     /* KVM_CREATE_IRQCHIP: PIC pair, IOAPIC; then a LAPIC for each existing and future vCPU. */
     int (*irqchip_create)(struct vm *vm);
     void (*irqchip_destroy)(struct vm *vm);
+    void (*vm_destroy)(struct vm *vm); /* what else belongs to the VM; its vCPUs are gone */
     int (*lapic_create)(struct vcpu *v);
     void (*lapic_destroy)(struct vcpu *v);
     void (*lapic_reset)(struct vcpu *v, bool is_init);
@@ -54,6 +55,8 @@ struct chip_ops {
     void (*time_goes)(struct vcpu *v);
     /* Before guest code runs, after a stay outside: steal time, clock page. True if the guest asked meanwhile to have this CPU's TLB flushed. */
     bool (*vcpu_run_enter)(struct vcpu *v);
+    /* VMCALL of a guest that uses the Microsoft hypervisor's interface, by its registers. -ENOSYS: it does not, ask hypercall; -EPERM: #UD. */
+    int (*hv_call)(struct vcpu *v, bool is_long);
     int64_t (*hypercall)(struct vcpu *v, uint64_t nr, const uint64_t args[4], bool is_long); /* VMCALL at privilege 0: the guest's RAX */
 };
 
@@ -86,7 +89,7 @@ struct vm {
     bool reports_accesses;
     _Atomic bool ignores_unknown_msrs; /* the guest reads zero and writes nothing */
     bool reports_level_eois;           /* EXIT_IOAPIC_EOI for every interrupt that was level-triggered; else only what the client's IOAPIC pins are routed to */
-    void *pic, *ioapic, *pit;          /* chip's */
+    void *pic, *ioapic, *pit, *hv;     /* chip's */
     uint32_t boot_cpu_id;
     uint64_t tsc_khz; /* host's */
     /* The client's last TSC write, to give vCPUs set one after the other the same offset. */

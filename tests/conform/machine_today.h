@@ -43,7 +43,8 @@ void *pages_of_client(size_t bytes);
 #define NEED(capability) machine_need(&m, p, capability, #capability)
 
 /* One group of cases per file. */
-#define TODAY_GROUPS(X) X(calls) X(pv) X(chips) X(dirty) X(run) X(exits) X(signals) X(msr) X(stats) X(debug) X(steps) X(caps) X(mce) X(split) X(smm) X(smi)
+#define TODAY_GROUPS(X) \
+    X(calls) X(pv) X(hv) X(chips) X(dirty) X(run) X(exits) X(signals) X(msr) X(stats) X(debug) X(steps) X(caps) X(mce) X(split) X(smm) X(smi)
 #define TODAY_DECLARE(name)                                \
     extern const struct conform_case cases_today_##name[]; \
     extern const size_t n_cases_today_##name;

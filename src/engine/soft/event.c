@@ -273,6 +273,12 @@ enum step event_requests(struct soft_vcpu *sv)
             v->exit.tpr.is_write = v->tpr_access.is_write;
             return exit_with(sv, EXIT_TPR_ACCESS);
         }
+        if (v->system_event) {
+            atomic_fetch_or(&v->requests, req);
+            v->exit.system_event.what = v->system_event;
+            v->system_event = SYSTEM_EVENT_NONE;
+            return exit_with(sv, EXIT_SYSTEM_EVENT);
+        }
         if ((req & VREQ_EXIT) || vcpu_signal_pending(v))
             return exit_with(sv, EXIT_INTR);
         was_halted |= atomic_load(&v->mp_state) == MP_HALTED;

@@ -3,6 +3,8 @@
  * RDMSR, WRMSR, RDTSC(P), RDPID, RDPMC, CPUID and KVM's hypercalls: instructions that ask core about the CPU's identity, time and model-specific state.
  * The values themselves live in core. Called by exec.c through the helper table on the vCPU's own thread; no lock. Every call into core follows fp_put().
  */
+#include <errno.h>
+
 #include "core/msr_guest.h"
 #include "engine/soft/help_misc.h"
 #include "engine/soft/light.h"
@@ -127,7 +129,7 @@ enum step help_cpuid(struct soft_vcpu *sv, const struct insn *in)
 #define HYPERCALL_ENOSYS (-1000)
 #define HYPERCALL_EPERM (-1)
 
-/* VMCALL and VMMCALL: the calls are chip's, the registers are KVM's (Linux, Documentation/virt/kvm/x86/hypercalls.rst). */
+/* VMCALL and VMMCALL: the calls are chip's, the registers are Hyper-V's or KVM's (Linux, Documentation/virt/kvm/x86/hypercalls.rst). */
 enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
 {
     struct vcpu *v = &sv->v;
@@ -145,9 +147,14 @@ enum step help_vmcall(struct soft_vcpu *sv, const struct insn *in)
         return STEP_NEXT;
     }
     vcpu_count_exit(v, STAT_HYPERCALLS);
+    fp_put(sv);
+    int outcome = v->vm->chip ? v->vm->chip->hv_call(v, bytes == 8) : -ENOSYS;
+    if (outcome == -EPERM)
+        return step_fault(sv, VEC_UD);
+    if (!outcome)
+        return STEP_NEXT;
     int64_t ret = vcpu_cpl(v) ? HYPERCALL_EPERM : HYPERCALL_ENOSYS;
     if (!vcpu_cpl(v) && v->vm->chip) {
-        fp_put(sv);
         ret = v->vm->chip->hypercall(v, misc_truncate(gpr[GPR_RAX], bytes), args, bytes == 8);
     }
     gpr_write(sv, GPR_RAX, bytes, misc_truncate((uint64_t)ret, bytes));

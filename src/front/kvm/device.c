@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/host.h"
+#include "chip/hv.h"
 #include "core/cpuid.h"
 #include "front/kvm/front_priv.h"
 
@@ -76,17 +77,17 @@ int kvm_device_get_msrs(struct kvm_arg *a)
     return (int)done;
 }
 
-int kvm_device_supported_cpuid(struct kvm_arg *a)
+static int cpuid_write(uint64_t user, unsigned (*fill)(struct cpuid_entry *out, unsigned max))
 {
     struct kvm_cpuid2 head;
     struct cpuid_entry list[CPUID_ENTRIES_MAX];
     struct kvm_cpuid_entry2 out[CPUID_ENTRIES_MAX];
-    if (user_read(&head, a->value, sizeof(head)))
+    if (user_read(&head, user, sizeof(head)))
         return -EFAULT;
-    uint32_t room = head.nent, n = cpuid_supported(list, CPUID_ENTRIES_MAX);
+    uint32_t room = head.nent, n = fill(list, CPUID_ENTRIES_MAX);
     if (n > CPUID_ENTRIES_MAX)
         n = CPUID_ENTRIES_MAX;
-    if (user_write(a->value, &n, sizeof(n)))
+    if (user_write(user, &n, sizeof(n)))
         return -EFAULT;
     if (room < n)
         return -E2BIG;
@@ -94,7 +95,17 @@ int kvm_device_supported_cpuid(struct kvm_arg *a)
         const struct cpuid_entry *e = &list[i];
         out[i] = (struct kvm_cpuid_entry2){ e->function, e->index, e->flags, e->eax, e->ebx, e->ecx, e->edx, { 0 } };
     }
-    return user_write(a->value + sizeof(head), out, n * sizeof(out[0]));
+    return user_write(user + sizeof(head), out, n * sizeof(out[0]));
+}
+
+int kvm_device_supported_cpuid(struct kvm_arg *a)
+{
+    return cpuid_write(a->value, cpuid_supported);
+}
+
+int kvm_device_hv_cpuid(struct kvm_arg *a)
+{
+    return cpuid_write(a->value, hv_cpuid_supported);
 }
 
 /* Features that are offered although the host lacks them: there are none, and an empty list needs no room. */

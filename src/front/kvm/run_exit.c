@@ -152,7 +152,7 @@ int kvm_exit_encode(struct kvm_vcpu *c)
         return 0;
     case EXIT_SYSTEM_EVENT:
         run->exit_reason = KVM_EXIT_SYSTEM_EVENT;
-        run->system_event.type = x->system_event.type;
+        run->system_event.type = x->system_event.what == SYSTEM_EVENT_CRASH ? KVM_SYSTEM_EVENT_CRASH : KVM_SYSTEM_EVENT_RESET;
         run->system_event.ndata = 0;
         return 0;
     case EXIT_TPR_ACCESS:

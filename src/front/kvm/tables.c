@@ -64,6 +64,12 @@ int kvm_tables_get_cpuid2(struct kvm_vcpu *c, struct kvm_arg *a)
     return user_write(a->value + sizeof(head), out, n * sizeof(out[0]));
 }
 
+int kvm_tables_get_hv_cpuid(struct kvm_vcpu *c, struct kvm_arg *a)
+{
+    (void)c;
+    return kvm_device_hv_cpuid(a); /* the same for all */
+}
+
 /* ---- MSRs ----------------------------------------------------------------------------------------------------------------------------------- */
 
 static int msrs_read(uint64_t user, uint32_t *n, struct kvm_msr_entry entry[KVM_MAX_MSRS])
