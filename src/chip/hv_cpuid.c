@@ -12,8 +12,9 @@
 
 /* VP_RUNTIME, TIME_REF_COUNT, APIC registers, hypercall page, VP_INDEX, RESET, reference TSC page, frequencies. */
 #define PRIVILEGES (BIT(0) | BIT(1) | BIT(4) | BIT(5) | BIT(6) | BIT(7) | BIT(9) | BIT(11))
-#define FEATURES (BIT(8) | BIT(10))       /* frequency MSRs, crash MSRs */
-#define RECOMMENDATIONS (BIT(3) | BIT(5)) /* APIC by MSR; timeouts of the guest's watchdogs are to be relaxed */
+#define FEATURES (BIT(8) | BIT(10)) /* frequency MSRs, crash MSRs */
+/* TLB flushes by hypercall; APIC by MSR; timeouts of the guest's watchdogs are to be relaxed; IPIs by hypercall; sets of vCPUs beyond 64. */
+#define RECOMMENDATIONS (BIT(2) | BIT(3) | BIT(5) | BIT(10) | BIT(11))
 #define SPINS_BEFORE_CALL 0xfffu
 
 unsigned hv_cpuid_supported(struct cpuid_entry *out, unsigned max)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The guest interface of the Microsoft hypervisor inside chip/: state of a VM and of a vCPU, both made at first use. "TLFS" is Microsoft's Hypervisor Top Level
- * Functional Specification. hv.c has the state and the MSRs, hv_time.c reference time, hv_call.c the hypercalls, hv_cpuid.c what is offered.
+ * Functional Specification. hv.c has the state and the MSRs, hv_time.c reference time, hv_call.c and hv_others.c the
+ * hypercalls, hv_cpuid.c what is offered.
  */
 #ifndef VITRINE_CHIP_HV_PRIV_H
 #define VITRINE_CHIP_HV_PRIV_H
@@ -56,7 +57,20 @@ uint64_t hv_time(struct vcpu *v);
 void hv_time_page_set(struct vcpu *v, struct hv *h, uint64_t msr);
 void hv_time_run_enter(struct vcpu *v);
 
+enum hv_status { HV_SUCCESS = 0, HV_INVALID_CODE = 2, HV_INVALID_INPUT = 3, HV_INVALID_ALIGNMENT = 4 };
+
+/* A hypercall's input: the words themselves if it is fast, else where they lie. */
+struct hv_input {
+    uint64_t first, second;
+    unsigned n_variable; /* words of its variable part */
+    bool is_fast;
+};
+
 /* hv_call.c: see chip_ops.hv_call. */
 int hv_call(struct vcpu *v, bool is_long);
+
+/* hv_others.c. is_ex: the form with a set of any vCPUs instead of a mask of the first 64. */
+enum hv_status hv_flush(struct vcpu *v, const struct hv_input *in, bool is_ex);
+enum hv_status hv_send_ipi(struct vcpu *v, const struct hv_input *in, bool is_ex);
 
 #endif

@@ -32,6 +32,8 @@ struct engine_ops {
     void (*memory_changed)(struct vm *vm, gpa_t gpa, uint64_t bytes);
     /* What vCPUs see or may do of these pages of this process changed. Threads and return as memory_changed. */
     void (*pages_changed)(struct vm *vm, const hva_t *page, unsigned n);
+    /* The vCPU's own thread, between two accesses of its guest: flushes the TLBs of all vCPUs that are wanted. Returns when none uses what was before. */
+    void (*flush_tlbs)(struct vcpu *v, bool (*is_wanted)(struct vcpu *other, const void *arg), const void *arg);
     /* The client wrote registers, CPUID or events of a vCPU that is not running. */
     void (*state_changed)(struct vcpu *v);
     /* KVM_TRANSLATE: no fault is raised, no accessed bit is set. The vCPU is not running. */

@@ -228,6 +228,35 @@ static void hv_reference_time(const struct peer *p)
 }
 
 /* In 16-bit protected mode the registers are those of 32-bit code. */
+static void enter_protected(struct machine *m, const struct peer *p)
+{
+    struct kvm_sregs s;
+    show_to_guest(m, p);
+    CHECK_EQ(set_msr(m, p, HV_OS_ID, 0x8100ull << 48), 1);
+    machine_load(m, p, payload_hypercall, PAYLOAD_BYTES(hypercall));
+    CALL(m->vcpu, KVM_GET_SREGS, &s);
+    s.cr0 |= 1;
+    s.cs.selector = 8;
+    s.cs.type = 11;
+    s.ss.selector = s.ds.selector = s.es.selector = 16;
+    CALL(m->vcpu, KVM_SET_SREGS, &s);
+}
+
+static uint64_t call(struct machine *m, const struct peer *p, uint32_t control, uint32_t reps, uint32_t first, uint32_t second)
+{
+    struct kvm_regs r = machine_regs(m, p);
+    r.rip = CODE_AT;
+    r.rax = control;
+    r.rdx = reps;
+    r.rcx = first;
+    r.rsi = second;
+    r.rbx = r.rdi = 0;
+    CALL(m->vcpu, KVM_SET_REGS, &r);
+    machine_run(m, p, KVM_EXIT_IO, __FILE__, __LINE__);
+    r = machine_regs(m, p);
+    return r.rdx << 32 | r.rax;
+}
+
 static void hv_calls(const struct peer *p)
 {
     static const struct {
@@ -236,28 +265,48 @@ static void hv_calls(const struct peer *p)
     struct machine m;
     machine_create(&m, p, WITH_IRQCHIP);
     NEED(KVM_CAP_HYPERV_SPIN);
-    show_to_guest(&m, p);
-    CHECK_EQ(set_msr(&m, p, HV_OS_ID, 0x8100ull << 48), 1);
-    machine_load(&m, p, payload_hypercall, PAYLOAD_BYTES(hypercall));
-    struct kvm_sregs s;
-    CALL(m.vcpu, KVM_GET_SREGS, &s);
-    s.cr0 |= 1;
-    s.cs.selector = 8;
-    s.cs.type = 11;
-    s.ss.selector = s.ds.selector = s.es.selector = 16;
-    CALL(m.vcpu, KVM_SET_SREGS, &s);
-    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++) {
-        struct kvm_regs r = machine_regs(&m, p);
-        r.rip = CODE_AT;
-        r.rax = calls[i].control;
-        r.rdx = calls[i].reps;
-        r.rbx = r.rcx = r.rdi = r.rsi = 0;
-        CALL(m.vcpu, KVM_SET_REGS, &r);
-        RUN_TO(KVM_EXIT_IO);
-        r = machine_regs(&m, p);
-        CHECK_EQ(r.rax, calls[i].status);
-        CHECK_EQ(r.rdx, 0);
-    }
+    enter_protected(&m, p);
+    for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
+        CHECK_EQ(call(&m, p, calls[i].control, calls[i].reps, 0, 0), calls[i].status);
+}
+
+static uint32_t irr_of(const struct peer *p, int vcpu, unsigned vector)
+{
+    struct kvm_lapic_state s;
+    uint32_t word;
+    CALL(vcpu, KVM_GET_LAPIC, &s);
+    memcpy(&word, s.regs + 0x200 + vector / 32 * 16, 4);
+    return word >> vector % 32 & 1;
+}
+
+/* To the vCPU whose index the client chose, by a fast call; a flush of both by one in memory. */
+static void hv_calls_on_others(const struct peer *p)
+{
+    struct machine m;
+    struct kvm_run *run;
+    struct kvm_lapic_state apic;
+    machine_create(&m, p, WITH_IRQCHIP);
+    NEED(KVM_CAP_HYPERV_SEND_IPI);
+    NEED(KVM_CAP_HYPERV_TLBFLUSH);
+    struct machine other = m;
+    other.vcpu = machine_add_vcpu(&m, p, 1, &run);
+    struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+    CALL(other.vcpu, KVM_SET_MP_STATE, &runnable);
+    CALL(other.vcpu, KVM_GET_LAPIC, &apic);
+    apic.regs[0xf1] = 1;
+    CALL(other.vcpu, KVM_SET_LAPIC, &apic);
+    CHECK_EQ(set_msr(&other, p, HV_VP_INDEX, 5), 1);
+    enter_protected(&m, p);
+    CHECK_EQ(call(&m, p, 0xb | 1u << 16, 0, 0x41, 1u << 1), 0);
+    CHECK_EQ(irr_of(p, other.vcpu, 0x41), 0);
+    CHECK_EQ(call(&m, p, 0xb | 1u << 16, 0, 0x41, 1u << 5), 0);
+    CHECK_EQ(irr_of(p, other.vcpu, 0x41), 1);
+    CHECK_EQ(call(&m, p, 0xb | 1u << 16, 0, 0xf, 1u << 5), 3);
+    const uint64_t flush[4] = { 0, 0, 1 | 1u << 5, 0x1000 };
+    memcpy(m.ram + DATA_AT, flush, sizeof flush);
+    CHECK_EQ(call(&m, p, 2, 0, DATA_AT, 0), 0);
+    CHECK_EQ(call(&m, p, 3, 1, DATA_AT, 0), 1ull << 32);
+    CHECK_EQ(call(&m, p, 3, 0, DATA_AT, 0), 3);
 }
 
 const struct conform_case cases_today_hv[] = {
@@ -267,5 +316,6 @@ const struct conform_case cases_today_hv[] = {
     { "hv_asks_for_reset", hv_asks_for_reset },
     { "hv_reference_time", hv_reference_time },
     { "hv_calls", hv_calls },
+    { "hv_calls_on_others", hv_calls_on_others },
 };
 const size_t n_cases_today_hv = sizeof cases_today_hv / sizeof *cases_today_hv;

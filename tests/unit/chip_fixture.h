@@ -54,6 +54,15 @@ static void engine_state_changed(struct vcpu *v)
     (void)v;
 }
 
+static uint32_t flushed; /* ids of those that were, by bits */
+
+static void engine_flush_tlbs(struct vcpu *v, bool (*is_wanted)(struct vcpu *other, const void *arg), const void *arg)
+{
+    flushed = 0;
+    for (unsigned i = 0; i < 3; i++)
+        flushed |= (uint32_t)is_wanted(v->vm->vcpu[i], arg) << i;
+}
+
 static const struct engine_ops still_engine = {
     .name = "still",
     .vcpu_bytes = sizeof(struct vcpu),
@@ -61,6 +70,7 @@ static const struct engine_ops still_engine = {
     .vm_fini = engine_fini,
     .run = engine_run,
     .memory_changed = engine_memory_changed,
+    .flush_tlbs = engine_flush_tlbs,
     .state_changed = engine_state_changed,
 };
 

@@ -177,10 +177,110 @@ static void test_calls(void **state)
     assert_int_equal(vm->chip->hv_call(cpu[1], true), -38); /* its CPUID does not know of it */
 }
 
+static uint64_t call(uint64_t control, uint64_t first, uint64_t second)
+{
+    uint64_t *gpr = cpu[0]->cpu.gpr;
+    gpr[GPR_RCX] = control;
+    gpr[GPR_RDX] = first;
+    gpr[GPR_R8] = second;
+    assert_int_equal(vm->chip->hv_call(cpu[0], true), 0);
+    return gpr[GPR_RAX];
+}
+
+static void caller_ready(void)
+{
+    offer(cpu[0]);
+    cpu[0]->cpu.cr0 |= CR0_PE;
+    cpu[0]->cpu.seg[SEG_SS].dpl = 0;
+    assert_int_equal(set(cpu[0], OS_ID, 1), 0);
+}
+
+static void put(const uint64_t *word, size_t n)
+{
+    memcpy(ram + PAGE_AT, word, n * sizeof *word);
+}
+
+#define REPS(n) ((uint64_t)(n) << 32)
+#define VARIABLE(n) ((uint64_t)(n) << 17)
+#define FAST (1ull << 16)
+
+static void test_flush(void **state)
+{
+    (void)state;
+    caller_ready();
+    /* By index, which the client chose. */
+    assert_int_equal(vm->chip->msr_write(cpu[1], VP_INDEX, 70, true), 0);
+    put((uint64_t[]){ 0, 0, 5 }, 3);
+    assert_int_equal(call(2, PAGE_AT, 0), 0);
+    assert_int_equal(flushed, 5);
+    put((uint64_t[]){ 0, 0, 2 }, 3);
+    assert_int_equal(call(2, PAGE_AT, 0), 0);
+    assert_int_equal(flushed, 0);
+    put((uint64_t[]){ 0, 1, 2 }, 3);
+    assert_int_equal(call(2, PAGE_AT, 0), 0);
+    assert_int_equal(flushed, 7);
+    put((uint64_t[]){ 0, 0, 4, 0x1000 }, 4);
+    assert_int_equal(call(3 | REPS(1), PAGE_AT, 0), REPS(1));
+    assert_int_equal(flushed, 4);
+    put((uint64_t[]){ 0, 0, 0, 3, 4, 1u << 6 }, 6);
+    assert_int_equal(call(0x13 | VARIABLE(2), PAGE_AT, 0), 0);
+    assert_int_equal(flushed, 6);
+    assert_int_equal(call(0x14 | VARIABLE(2) | REPS(3), PAGE_AT, 0), REPS(3));
+    put((uint64_t[]){ 0, 0, 1, 0 }, 4);
+    assert_int_equal(call(0x13, PAGE_AT, 0), 0);
+    assert_int_equal(flushed, 7);
+    put((uint64_t[]){ 0, 0, 0, 0 }, 4);
+    assert_int_equal(call(0x13, PAGE_AT, 0), 0);
+    assert_int_equal(flushed, 0);
+    /* What is wrong. */
+    flushed = 99;
+    assert_int_equal(call(2 | REPS(1), PAGE_AT, 0), 3);
+    assert_int_equal(call(3, PAGE_AT, 0), 3);
+    assert_int_equal(call(2 | VARIABLE(1), PAGE_AT, 0), 3);
+    assert_int_equal(call(2 | FAST, 0, 0), 3);
+    assert_int_equal(call(2, PAGE_AT + 4, 0), 4);
+    assert_int_equal(call(2, RAM_BYTES, 0), 3);
+    put((uint64_t[]){ 0, 0, 0, 3, 1, 1 }, 6);
+    assert_int_equal(call(0x13 | VARIABLE(1), PAGE_AT, 0), 3);
+    put((uint64_t[]){ 0, 0, 2, 0 }, 4);
+    assert_int_equal(call(0x13, PAGE_AT, 0), 3);
+    assert_int_equal(flushed, 99);
+}
+
+static void test_ipis(void **state)
+{
+    (void)state;
+    caller_ready();
+    for (unsigned i = 0; i < 3; i++)
+        lapic_enable(cpu[i]);
+    assert_int_equal(call(0xb | FAST, 0x41, 3), 0);
+    assert_int_equal(vm->chip->irq_take(cpu[0]), 0x41);
+    assert_int_equal(vm->chip->irq_peek(cpu[1]), 0x41);
+    assert_int_equal(vm->chip->irq_peek(cpu[2]), -1);
+    put((uint64_t[]){ 0x52, 4 }, 2);
+    assert_int_equal(call(0xb, PAGE_AT, 0), 0);
+    assert_int_equal(vm->chip->irq_peek(cpu[2]), 0x52);
+    assert_int_equal(vm->chip->msr_write(cpu[1], VP_INDEX, 70, true), 0);
+    put((uint64_t[]){ 0x63, 0, 2, 1u << 6 }, 4);
+    assert_int_equal(call(0x15 | VARIABLE(1), PAGE_AT, 0), 0);
+    assert_int_equal(vm->chip->irq_peek(cpu[1]), 0x63);
+    assert_int_equal(vm->chip->irq_peek(cpu[2]), 0x52);
+    put((uint64_t[]){ 0x74, 1, 0 }, 3);
+    assert_int_equal(call(0x15, PAGE_AT, 0), 0);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(vm->chip->irq_peek(cpu[i]), 0x74);
+    assert_int_equal(call(0xb | FAST, 0xf, 7), 3);
+    assert_int_equal(call(0xb | FAST, 0x100, 7), 3);
+    assert_int_equal(call(0xb | FAST | REPS(1), 0x41, 7), 3);
+    assert_int_equal(call(0x15 | FAST, 0x41, 7), 3);
+    assert_int_equal(call(0xb, PAGE_AT + 4, 0), 4);
+    assert_int_equal(call(0xb, RAM_BYTES, 0), 3);
+}
+
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { CASE(test_apic), CASE(test_time_page), CASE(test_own), CASE(test_calls) };
+    const struct CMUnitTest tests[] = { CASE(test_apic), CASE(test_time_page), CASE(test_own), CASE(test_calls), CASE(test_flush), CASE(test_ipis) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

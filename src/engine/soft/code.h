@@ -228,6 +228,7 @@ static inline void guest_mode_leave(struct soft_vcpu *sv)
 }
 void code_flush_all(struct soft_vcpu *sv); /* drops all translations; code_lock held, self out of guest mode */
 void safe_memory_changed(struct vm *vm, gpa_t gpa, uint64_t bytes);
+void safe_flush_tlbs(struct vcpu *v, bool (*is_wanted)(struct vcpu *other, const void *arg), const void *arg);
 void safe_pages_changed(struct vm *vm, const hva_t *page, unsigned n);
 
 /* ---- run.c ---- */

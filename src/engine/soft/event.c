@@ -239,10 +239,9 @@ enum step event_hold(struct soft_vcpu *sv)
     return STEP_NEXT;
 }
 
-static void flush_for_others(struct soft_vcpu *sv)
+static void note_flush_for_others(struct soft_vcpu *sv)
 {
     const struct watch_event e = { .kind = WATCH_FLUSH, .index = WATCH_FLUSH_PARAVIRTUAL };
-    tlb_flush(sv);
     if (watch_is_on(sv, WATCH_FLUSH))
         watch_note(&sv->v, &e);
 }
@@ -289,8 +288,12 @@ enum step event_requests(struct soft_vcpu *sv)
             return s;
         if (dirty_ring_is_full(&v->dirty_ring))
             return exit_with(sv, EXIT_DIRTY_RING_FULL);
-        if (v->vm->chip && v->vm->chip->vcpu_run_enter(v))
-            flush_for_others(sv);
+        if (v->vm->chip && v->vm->chip->vcpu_run_enter(v)) {
+            tlb_flush(sv);
+            note_flush_for_others(sv);
+        }
+        if (atomic_exchange(&sv->is_flushed_by_other, false))
+            note_flush_for_others(sv);
         run_notice_client(sv);
         if (smm_is_due(v) && !v->ev.exception.pending && !are_events_blocked(v, was_halted))
             return smi_take(sv);

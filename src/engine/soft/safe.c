@@ -8,6 +8,15 @@
 
 #include <sched.h>
 
+/* While stop_request is set. */
+static void await_out_of_guest_mode(struct soft_vcpu *other)
+{
+    while (atomic_load(&other->in_guest_mode)) {
+        atomic_store(&other->v.exit_req, 1);
+        sched_yield();
+    }
+}
+
 void world_stop(struct soft_vcpu *self, struct vm *vm)
 {
     struct soft_vm *svm = vm->engine_data;
@@ -15,12 +24,8 @@ void world_stop(struct soft_vcpu *self, struct vm *vm)
     atomic_store(&svm->stop_request, 1);
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
         struct soft_vcpu *other = vm->vcpu[i] ? to_soft(vm->vcpu[i]) : NULL;
-        if (!other || other == self)
-            continue;
-        while (atomic_load(&other->in_guest_mode)) {
-            atomic_store(&other->v.exit_req, 1);
-            sched_yield();
-        }
+        if (other && other != self)
+            await_out_of_guest_mode(other);
     }
 }
 
@@ -88,6 +93,28 @@ static void flush_tlbs(struct vm *vm)
         if (vm->vcpu[i])
             tlb_flush(to_soft(vm->vcpu[i]));
     send_back(vm);
+}
+
+/* Only the wanted ones are waited for. One that is out of guest mode finds its TLB empty when it comes back; each tells its tools itself. */
+void safe_flush_tlbs(struct vcpu *v, bool (*is_wanted)(struct vcpu *other, const void *arg), const void *arg)
+{
+    struct vm *vm = v->vm;
+    struct soft_vcpu *self = to_soft(v);
+    struct soft_vm *svm = vm->engine_data;
+    guest_mode_leave(self);
+    pthread_mutex_lock(&svm->stop_lock);
+    atomic_store(&svm->stop_request, 1);
+    for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
+        struct soft_vcpu *other = vm->vcpu[i] ? to_soft(vm->vcpu[i]) : NULL;
+        if (!other || !is_wanted(&other->v, arg))
+            continue;
+        await_out_of_guest_mode(other);
+        tlb_flush(other);
+        atomic_store(&other->is_flushed_by_other, true);
+        atomic_store(&other->v.exit_req, 1);
+    }
+    world_resume(vm);
+    guest_mode_enter(self);
 }
 
 /* With all vCPUs stopped. */

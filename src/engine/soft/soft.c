@@ -160,6 +160,7 @@ const struct engine_ops soft_engine_ops = {
     .run = run_vcpu,
     .memory_changed = safe_memory_changed,
     .pages_changed = safe_pages_changed,
+    .flush_tlbs = safe_flush_tlbs,
     .state_changed = soft_state_changed,
     .translate = soft_translate,
 };

@@ -56,18 +56,19 @@ struct block;
 struct soft_vcpu {
     struct vcpu v; /* first: GS points here */
 
-    struct fault fault;          /* of the last STEP_FAULT */
-    bool fp_loaded;              /* the guest's x87/vector state is in the hardware */
-    _Atomic bool in_guest_mode;  /* see world_stop in run.c */
-    uint32_t key;                /* mode key of translations, rebuilt by mode_update() after anything that may change it */
-    uint8_t mode_bits;           /* of CS: 16 32 64 */
-    uint8_t stack_bytes;         /* stack address size 2 4 8 */
-    bool is_user;                /* CPL 3: selects TLB set 1 */
-    bool is_stepping;            /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_insn */
-    bool is_irq_waiting;         /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
-    uint64_t jump_cache_used[2]; /* [is_user], bit n: entries n * 64 ... may hold a landing */
-    struct asid *asid;           /* asid.c */
-    uint32_t n_pauses;           /* executed by a kernel */
+    struct fault fault;               /* of the last STEP_FAULT */
+    bool fp_loaded;                   /* the guest's x87/vector state is in the hardware */
+    _Atomic bool in_guest_mode;       /* see world_stop in run.c */
+    uint32_t key;                     /* mode key of translations, rebuilt by mode_update() after anything that may change it */
+    uint8_t mode_bits;                /* of CS: 16 32 64 */
+    uint8_t stack_bytes;              /* stack address size 2 4 8 */
+    bool is_user;                     /* CPL 3: selects TLB set 1 */
+    bool is_stepping;                 /* TF, breakpoints or the client's debugging: one instruction at a time, by exec_insn */
+    bool is_irq_waiting;              /* an interrupt or an interrupt-window request waits for RFLAGS.IF or a shadow to go */
+    uint64_t jump_cache_used[2];      /* [is_user], bit n: entries n * 64 ... may hold a landing */
+    struct asid *asid;                /* asid.c */
+    _Atomic bool is_flushed_by_other; /* by a hypercall: tools are to be told */
+    uint32_t n_pauses;                /* executed by a kernel */
     unsigned asid_victim;
     uint32_t jump_cache_key[2]; /* mode key that the jump cache's entries were made for */
     bool is_checking;           /* data breakpoints or alignment checks: every access goes through access.c */

@@ -91,6 +91,8 @@ static const struct kvm_capability capabilities[] = {
     CAP(MSR_PLATFORM_INFO, 1),
     CAP(X86_USER_SPACE_MSR, 1),
     CAP(X86_MSR_FILTER, 1),
+    CAP(HYPERV_TLBFLUSH, 1),
+    CAP(HYPERV_SEND_IPI, 1),
     CAP(HYPERV_CPUID, 1),
     CAP(MANUAL_DIRTY_LOG_PROTECT2, DIRTY_LOG_FLAGS),
     CAP(SYS_HYPERV_CPUID, 1),

@@ -124,6 +124,7 @@ int mshv_message_encode(struct mshv_vp *vp)
         encode_access(vp);
         return 0;
     case EXIT_SHUTDOWN:
+    case EXIT_SYSTEM_EVENT: /* the guest wants a reset, or crashed: clients reset it for that message */
         encode_header(vp, MSHV_MESSAGE_UNRECOVERABLE_EXCEPTION);
         return 0;
     case EXIT_HLT: /* only without a LAPIC */
