@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What the tests of `vitrine list`, `info`, `regs` and their kin share: a Debian kernel on vitrine whose shell is on a pipe, and the commands as a user gives them."""
+"""What the tests that look into a guest share: a Debian kernel on vitrine whose shell is on a pipe, and the commands as a user gives them. The script that imports it has the build folder as its
+first argument."""
 import json
 import os
 import re
@@ -13,14 +14,13 @@ SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 GUEST = os.path.join(BUILD, "guest")
 VITRINE = os.path.join(BUILD, "vitrine")
 SECONDS = float(os.environ.get("VITRINE_BOOT_SECONDS", "240"))
-NAME = "inspect-%d" % os.getpid()
-BOOT = [VITRINE, "boot", os.path.join(GUEST, "vmlinuz"), "--initrd", os.path.join(GUEST, "initramfs.gz")]
-failed = False
+NAME = "%s-%d" % (os.path.basename(sys.argv[0]).replace("run-", ""), os.getpid())
+INITRD = os.path.join(GUEST, "initramfs.gz")
+outcome = {"failed": False}
 
 
 def report(claim, name, why=""):
-    global failed
-    failed |= not claim
+    outcome["failed"] |= not claim
     if why and not claim:
         print("# %s: %s" % (name, why))
     print("%s - %s" % ("ok" if claim else "not ok", name), flush=True)
@@ -28,10 +28,6 @@ def report(claim, name, why=""):
 
 def skipped(name, why):
     print("ok - %s # SKIP %s" % (name, why), flush=True)
-
-
-def has_failed():
-    return failed
 
 
 def call(*arguments, data=None):
@@ -58,13 +54,19 @@ def fetch_guest():
         sys.exit(77)
 
 
-class Guest:
-    """Its shell is on a pipe; what it says is collected as it comes."""
+def boot_command(initrd=INITRD):
+    return [VITRINE, "boot", os.path.join(GUEST, "vmlinuz"), "--initrd", initrd, "--append", "quiet", "--cpus", "2", "--mem", "256M"]
 
-    def __init__(self, folder, name=NAME, cpus=2):
+
+class Guest:
+    """Its shell is on a pipe; what it says is collected as it comes. Options overrule those of boot_command."""
+
+    def __init__(self, folder, *options, initrd=INITRD, name=NAME):
+        self.name = name
         self.console = open(os.path.join(folder, "console-%s-%d" % (name, len(os.listdir(folder)))), "w+b")
-        command = BOOT + ["--append", "quiet", "--cpus", str(cpus), "--mem", "256M", "--name", name]
+        command = boot_command(initrd) + ["--name", name, *options]
         self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True)
+        self.asked = 0
 
     def text(self):
         with open(self.console.name, "rb") as f:
@@ -76,13 +78,22 @@ class Guest:
             match = re.search(pattern, self.text(), re.M)
             if match:
                 return match
-            time.sleep(0.05)
-        print("".join("# console: %s\n" % line for line in self.text().splitlines()[-20:]), end="")
+            time.sleep(0.02)
+        print("".join("# console: %s\n" % line for line in self.text().splitlines()[-30:]), end="")
         raise SystemExit("not ok - the guest says %s" % pattern)
 
     def say(self, line):
         self.child.stdin.write(line.encode() + b"\n")
         self.child.stdin.flush()
+
+    def tell(self, command):
+        """What a shell command in the guest prints, its last line."""
+        self.asked += 1
+        self.say('echo "told %d: $(%s)"' % (self.asked, command))
+        return self.wait_for(r"^told %d: (.*)\n" % self.asked)[1]
+
+    def goes_on(self):
+        return self.tell("echo $((6 * 7))") == "42"
 
     def end(self):
         if self.child.poll() is None:

@@ -1,26 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""What tests of KVMI share: a guest, a tool that listens as libkvmi does, and what the bytes mean. The script that imports it has the build folder as its first argument."""
+"""What tests of KVMI share: a tool that listens as libkvmi does, and what the bytes mean. The script that imports it has the build folder as its first argument."""
 import hashlib
-import json
 import os
 import random
-import re
-import signal
 import socket
 import struct
-import subprocess
-import sys
-import time
 
-BUILD = os.path.abspath(sys.argv[1])
-SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-GUEST = os.path.join(BUILD, "guest")
-VITRINE = os.path.join(BUILD, "vitrine")
-SECONDS = float(os.environ.get("VITRINE_BOOT_SECONDS", "240"))
-NAME = "kvmi-%d" % os.getpid()
+from inspected import BUILD, GUEST, NAME, SECONDS, SOURCE, VITRINE, Guest, ask, fetch_guest, outcome, report  # noqa: F401, for who imports all of this
+
 KEY = "a key of the tests"
 PAGES = (256 << 20) // 4096
-outcome = {"failed": False}
 
 EVENT_REPLY, EVENT, GET_VERSION, CHECK_COMMAND, CHECK_EVENT, GET_GUEST_INFO, GET_VCPU_INFO, PAUSE_VCPU, CONTROL_VM_EVENTS = range(9)
 GET_REGISTERS, SET_REGISTERS, GET_CPUID, GET_XSAVE, READ_PHYSICAL, WRITE_PHYSICAL, INJECT_EXCEPTION = range(13, 20)
@@ -34,60 +23,6 @@ WITH_DATA = {2, 5, 6, 13, 15, 16, 17, 20, 23, 25, 29, 31, 34, 35, 37, 39, 43}
 UNHOOK, CREATE_VCPU, PAUSE_EVENT = 0, 9, 10
 ENOENT, E2BIG, EBUSY, EINVAL, EOPNOTSUPP, ENOSYS = -2, -7, -16, -22, -95, -1000
 GPRS = "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags".split()
-
-
-def report(claim, name, why=""):
-    outcome["failed"] |= not claim
-    if why and not claim:
-        print("# %s: %s" % (name, why))
-    print("%s - %s" % ("ok" if claim else "not ok", name), flush=True)
-
-
-def ask(*arguments):
-    run = subprocess.run([VITRINE, *arguments, "--json"], stdout=subprocess.PIPE, timeout=SECONDS)
-    return json.loads(run.stdout)
-
-
-class Guest:
-    """Its shell is on a pipe; what it says is collected as it comes."""
-
-    def __init__(self, folder, *options, initrd=os.path.join(GUEST, "initramfs.gz")):
-        self.console = open(os.path.join(folder, "console"), "w+b")
-        command = [VITRINE, "boot", os.path.join(GUEST, "vmlinuz"), "--initrd", initrd, "--append", "quiet", "--cpus", "2", "--mem", "256M"]
-        self.child = subprocess.Popen(command + ["--name", NAME, *options], stdin=subprocess.PIPE, stdout=self.console, stderr=subprocess.STDOUT, start_new_session=True)
-        self.asked = 0
-
-    def text(self):
-        with open(self.console.name, "rb") as f:
-            return f.read().decode(errors="replace").replace("\r", "")
-
-    def wait_for(self, pattern):
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end and self.child.poll() is None:
-            match = re.search(pattern, self.text(), re.M)
-            if match:
-                return match
-            time.sleep(0.02)
-        print("".join("# console: %s\n" % line for line in self.text().splitlines()[-20:]), end="")
-        raise SystemExit("not ok - the guest says %s" % pattern)
-
-    def say(self, line):
-        self.child.stdin.write(line.encode() + b"\n")
-        self.child.stdin.flush()
-
-    def tell(self, command):
-        """What a shell command in the guest prints, its last line."""
-        self.asked += 1
-        self.say('echo "told %d: $(%s)"' % (self.asked, command))
-        return self.wait_for(r"^told %d: (.*)$" % self.asked)[1]
-
-    def goes_on(self):
-        return self.tell("echo $((6 * 7))") == "42"
-
-    def end(self):
-        if self.child.poll() is None:
-            os.killpg(self.child.pid, signal.SIGKILL)
-        self.child.wait()
 
 
 class Closed(Exception):
