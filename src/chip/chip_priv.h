@@ -98,11 +98,6 @@ static inline struct lapic *lapic_of(struct vcpu *v)
     return __atomic_load_n(&v->lapic, __ATOMIC_ACQUIRE);
 }
 
-static inline struct vcpu *vm_vcpu(struct vm *vm, unsigned i)
-{
-    return __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
-}
-
 static inline bool lapic_mode_x2(const struct lapic *l)
 {
     return (l->v->cpu.apic_base & (LAPIC_BASE_ENABLE | LAPIC_BASE_X2APIC)) == (LAPIC_BASE_ENABLE | LAPIC_BASE_X2APIC);

@@ -8,15 +8,10 @@
 #include "core/vm.h"
 #include "core/vm_priv.h"
 
-static struct vcpu *vcpu_at(struct vm *vm, unsigned i)
-{
-    return __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
-}
-
 void dirty_ring_push_any(struct vm *vm, uint32_t slot, uint64_t page)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = vcpu_at(vm, i);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (!v || !v->dirty_ring.entry || !dirty_ring_push(&v->dirty_ring, slot, page))
             continue;
         if (dirty_ring_is_full(&v->dirty_ring))
@@ -48,7 +43,7 @@ int vm_reset_dirty_rings(struct vm *vm)
     int n = 0;
     pthread_mutex_lock(&vm->slots_lock);
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = vcpu_at(vm, i);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v && v->dirty_ring.entry)
             n += ring_reset(vm, &v->dirty_ring);
     }

@@ -116,7 +116,7 @@ void hold_loud(struct vcpu *v)
 static void each_vcpu(struct vm *vm, void (*f)(struct vcpu *v))
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v)
             f(v);
     }

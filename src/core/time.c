@@ -56,11 +56,6 @@ void vm_time_freeze(struct vm *vm)
     atomic_store(&vm->freeze.is_on, true);
 }
 
-static struct vcpu *vcpu_at(struct vm *vm, unsigned id)
-{
-    return __atomic_load_n(&vm->vcpu[id], __ATOMIC_ACQUIRE);
-}
-
 void vm_time_thaw(struct vm *vm)
 {
     uint64_t tsc, ns;
@@ -69,7 +64,7 @@ void vm_time_thaw(struct vm *vm)
     tsc -= vm->freeze.tsc;
     ns -= vm->freeze.ns;
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        if (!(v = vcpu_at(vm, i)))
+        if (!(v = vm_vcpu(vm, i)))
             continue;
         v->cpu.tsc_offset -= scale(v, tsc);
         if (v->lapic)
@@ -81,7 +76,7 @@ void vm_time_thaw(struct vm *vm)
     pthread_mutex_unlock(&vm->tsc_sync.lock);
     atomic_store(&vm->freeze.is_on, false);
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
-        if ((v = vcpu_at(vm, i)) && v->lapic)
+        if ((v = vm_vcpu(vm, i)) && v->lapic)
             vm->chip->time_goes(v);
     hold_release_vm(vm);
 }

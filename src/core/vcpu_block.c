@@ -164,7 +164,7 @@ void tick_expired(struct timer *t)
 {
     struct vm *vm = CONTAINER_OF(t, struct vm, tick.timer);
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v && atomic_load(&v->is_running) && !atomic_load(&v->is_blocked) && wants_tick(v))
             vcpu_request(v, VREQ_TICK);
     }

@@ -148,6 +148,12 @@ static inline bool vm_has_lapics(const struct vm *vm)
     return vm->has_irqchip || vm->has_split_irqchip;
 }
 
+/* NULL: there is none. For any thread; below n_vcpus, or VM_VCPU_IDS. */
+static inline struct vcpu *vm_vcpu(struct vm *vm, unsigned id)
+{
+    return __atomic_load_n(&vm->vcpu[id], __ATOMIC_ACQUIRE);
+}
+
 int vm_create(const struct engine_ops *engine, const struct chip_ops *chip, struct vm **out);
 void vm_get(struct vm *vm);
 void vm_put(struct vm *vm); /* last one destroys; no vCPU may be running */

@@ -245,7 +245,7 @@ int look_reply(struct look_listener *l, uint32_t vcpu, uint64_t question, const 
     struct vm *vm = look_vm_of(l);
     if (!vm)
         return -ESRCH;
-    struct vcpu *v = vcpu < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[vcpu], __ATOMIC_ACQUIRE) : NULL;
+    struct vcpu *v = vcpu < VM_VCPU_IDS ? vm_vcpu(vm, vcpu) : NULL;
     int r = v ? answer(vm, l, v, question, reply) : -ENOENT;
     vm_put(vm);
     return r;

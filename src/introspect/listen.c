@@ -57,7 +57,7 @@ static void wait_told(struct vm *vm)
 {
     barrier_heavy();
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         while (v && atomic_load(&v->watch.is_telling))
             sched_yield();
     }
@@ -113,7 +113,7 @@ static int table_wanted(struct vm *vm, struct watch_table **out)
 static void look_again(struct vm *vm)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v)
             vcpu_request(v, VREQ_EVENT);
     }
@@ -367,7 +367,7 @@ static void answer_all(struct vm *vm, uint64_t bit)
 {
     static const struct watch_reply go_on;
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v)
             watch_answer(v, bit, &go_on);
     }

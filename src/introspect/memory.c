@@ -31,7 +31,7 @@ static void written_to(struct vm *vm)
 {
     atomic_fetch_add(&vm->client_epoch, 1);
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v)
             vcpu_request(v, VREQ_EVENT);
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An event on its way to who wants only to be told: no lock, no call, and general registers only, as the guest's vector registers may be in the hardware.
- * Called by the engine through core/watch.h on the vCPU's thread. What this cannot do is left, before anything is done, to the slow way in listen.c.
+ * Called by the engine through core/watch.h on the vCPU's thread. What this cannot do is left, before anything is done, to the slow way in ask.c.
  */
 #include <sys/socket.h>
 #include <sys/syscall.h>

@@ -62,16 +62,11 @@ int look_view_create(struct look_listener *l)
     return look_view_begin(l, 0, &c) ? look_view_end(&c, create(&c)) : -ESRCH;
 }
 
-static struct vcpu *vcpu_at(struct vm *vm, unsigned i)
-{
-    return __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
-}
-
 /* watch.lock is held. The map that vCPUs look at is the caller's to free when they do not any more. */
 static struct view_map *take_view(struct vm *vm, struct look_views *h, unsigned view)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = vcpu_at(vm, i);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v && atomic_load(&v->view) == view)
             atomic_store(&v->view, 0);
     }
@@ -110,7 +105,7 @@ static void change_view(struct vcpu *v, void *arg)
 /* watch.change is held, so that the view stays. */
 static int change_vcpu(struct look_change *c, uint32_t id)
 {
-    struct vcpu *v = id < VM_VCPU_IDS ? vcpu_at(c->vm, id) : NULL;
+    struct vcpu *v = id < VM_VCPU_IDS ? vm_vcpu(c->vm, id) : NULL;
     if (c->view >= VIEWS_MAX || look_views_number(c->vm, c->by, c->view) != c->view)
         return -ENOENT;
     if (!v)
@@ -136,7 +131,7 @@ int look_view_of(struct look_listener *l, uint32_t vcpu)
     struct look_change c;
     if (!look_view_begin(l, 0, &c))
         return -ESRCH;
-    struct vcpu *v = vcpu < VM_VCPU_IDS ? vcpu_at(c.vm, vcpu) : NULL;
+    struct vcpu *v = vcpu < VM_VCPU_IDS ? vm_vcpu(c.vm, vcpu) : NULL;
     return look_view_end(&c, v ? (int)look_views_number(c.vm, c.by, atomic_load(&v->view)) : -ENXIO);
 }
 

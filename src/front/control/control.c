@@ -107,7 +107,7 @@ _Static_assert(offsetof(struct control_view, number) == 0 && offsetof(struct con
 
 static struct vcpu *find_vcpu(struct vm *vm, uint32_t id)
 {
-    return id < VM_VCPU_IDS ? __atomic_load_n(&vm->vcpu[id], __ATOMIC_ACQUIRE) : NULL;
+    return id < VM_VCPU_IDS ? vm_vcpu(vm, id) : NULL;
 }
 
 static int handle_about(const struct control_entry *e, struct control_arg *a)

@@ -35,7 +35,7 @@ static void resume_vcpu(struct vcpu *v)
 static void each_vcpu_but(struct vm *vm, const struct vcpu *but, void (*change)(struct vcpu *v))
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(vm, i);
         if (v && v != but)
             change(v);
     }

@@ -27,7 +27,7 @@ static unsigned count_vcpus(struct vm *vm)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++)
-        n += __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) != NULL;
+        n += vm_vcpu(vm, i) != NULL;
     return n;
 }
 
@@ -103,7 +103,7 @@ int control_vcpus(struct control_arg *a)
     struct vitrine_vcpu_info *out = a->out;
     unsigned n = 0;
     for (unsigned i = 0; i < atomic_load(&a->vm->n_vcpus) && n < CONTROL_PAYLOAD_MAX / sizeof *out; i++) {
-        struct vcpu *v = __atomic_load_n(&a->vm->vcpu[i], __ATOMIC_ACQUIRE);
+        struct vcpu *v = vm_vcpu(a->vm, i);
         if (v)
             hold_call(v, describe, &out[n++]);
     }

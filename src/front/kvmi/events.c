@@ -127,19 +127,11 @@ static ssize_t send_event(struct kvmi_session *s, const struct kvmi_told *t, voi
 
 /* ---- which is next ---- */
 
-static struct kvmi_cpu *cpu_of(struct kvmi_session *s, uint32_t id)
-{
-    unsigned i = 0;
-    while (i < s->n_cpus && s->cpu[i].id != id)
-        i++;
-    return i < s->n_cpus ? &s->cpu[i] : NULL;
-}
-
 static void take_question(struct kvmi_session *s, struct vm *vm, const struct watch_record *r)
 {
-    if (!cpu_of(s, r->vcpu))
+    if (!kvmi_cpu_of(s, r->vcpu))
         kvmi_notice_cpus(s, vm); /* a new one may be the first to ask */
-    struct kvmi_cpu *cpu = cpu_of(s, r->vcpu);
+    struct kvmi_cpu *cpu = kvmi_cpu_of(s, r->vcpu);
     cpu->asked = *r;
     cpu->has_question = true;
 }

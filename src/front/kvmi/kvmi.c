@@ -73,12 +73,12 @@ int kvmi_get_guest_info(struct kvmi_arg *a)
 
 /* ---- the way through it ---- */
 
-static bool has_cpu(const struct kvmi_session *s, uint32_t id)
+struct kvmi_cpu *kvmi_cpu_of(struct kvmi_session *s, uint32_t id)
 {
-    for (unsigned i = 0; i < s->n_cpus; i++)
-        if (s->cpu[i].id == id)
-            return true;
-    return false;
+    unsigned i = 0;
+    while (i < s->n_cpus && s->cpu[i].id != id)
+        i++;
+    return i < s->n_cpus ? &s->cpu[i] : NULL;
 }
 
 static void notice_cpu(struct kvmi_session *s, uint32_t id)
@@ -100,13 +100,13 @@ static void notice_cpu(struct kvmi_session *s, uint32_t id)
 void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm)
 {
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus) && s->n_cpus < VM_VCPUS_MAX; i++)
-        if (__atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE) && !has_cpu(s, i))
+        if (vm_vcpu(vm, i) && !kvmi_cpu_of(s, i))
             notice_cpu(s, i);
 }
 
 struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu)
 {
-    return __atomic_load_n(&vm->vcpu[cpu->id], __ATOMIC_ACQUIRE);
+    return vm_vcpu(vm, cpu->id);
 }
 
 bool kvmi_take_vcpu(struct kvmi_arg *a, unsigned number)
@@ -231,7 +231,7 @@ static bool is_ready(struct vm *vm)
 {
     bool has_cpus = false;
     for (unsigned i = 0; i < atomic_load(&vm->n_vcpus); i++) {
-        const struct vcpu *v = __atomic_load_n(&vm->vcpu[i], __ATOMIC_ACQUIRE);
+        const struct vcpu *v = vm_vcpu(vm, i);
         has_cpus |= v != NULL;
         if (v && atomic_load(&v->is_running))
             return true;

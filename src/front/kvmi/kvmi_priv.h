@@ -217,6 +217,7 @@ bool kvmi_allows_event(const struct kvmi_session *s, enum kvmi_event_id event);
 /* kvmi.c */
 bool kvmi_take_vcpu(struct kvmi_arg *a, unsigned number);                        /* false: there is none */
 enum kvmi_event_id kvmi_event_at(const struct kvmi_dialect *d, unsigned number); /* KVMI_EVENTS: there is none */
+struct kvmi_cpu *kvmi_cpu_of(struct kvmi_session *s, uint32_t id);               /* by the vCPU's id; NULL: not met yet */
 void kvmi_notice_cpus(struct kvmi_session *s, struct vm *vm);
 struct vcpu *kvmi_vcpu_of(struct vm *vm, const struct kvmi_cpu *cpu);
 
