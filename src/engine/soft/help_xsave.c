@@ -7,7 +7,6 @@
 #include "engine/soft/help_fpu.h"
 
 #define XSAVE_COMPACTED (1ull << 63)
-#define XSAVE_HEADER_BYTES 64u
 
 /* Checks that all forms share, in the manual's order. */
 static enum step xsave_begin(struct soft_vcpu *sv, bool is_supervisor)
