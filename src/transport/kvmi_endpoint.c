@@ -246,10 +246,11 @@ static bool is_about(const struct endpoint *e, uint32_t vm_number)
     return kvmi_find_vm(0, &vm) && vm.number == vm_number;
 }
 
-static struct endpoint *find(uint32_t vm_number, const char *name)
+/* NULL for name: any. */
+static struct endpoint *find(uint32_t vm_number, const char *name, bool is_staying)
 {
     struct endpoint *e = endpoints;
-    while (e && (!is_about(e, vm_number) || (name && strcmp(e->where.name, name))))
+    while (e && (!is_about(e, vm_number) || (name && strcmp(e->where.name, name)) || (is_staying && atomic_load(&e->client.is_leaving))))
         e = e->next;
     return e;
 }
@@ -263,7 +264,7 @@ static int kvmi_attach(uint32_t vm_number, const char *text)
     pthread_mutex_lock(&lock);
     for (const struct endpoint *e = endpoints; e; e = e->next)
         n++;
-    int r = find(vm_number, where.name) ? -EEXIST : n >= ENDPOINTS_MAX ? -ENOSPC : 0;
+    int r = find(vm_number, where.name, false) ? -EEXIST : n >= ENDPOINTS_MAX ? -ENOSPC : 0;
     struct endpoint *e = r ? NULL : endpoint_add(&where, vm_number);
     if (!r)
         r = e ? start(e) : -ENOMEM;
@@ -286,14 +287,6 @@ static void let_leave(struct endpoint *e)
     pthread_cond_broadcast(&changed);
 }
 
-static struct endpoint *find_staying(uint32_t vm_number, const char *name)
-{
-    struct endpoint *e = endpoints;
-    while (e && (atomic_load(&e->client.is_leaving) || !is_about(e, vm_number) || (name && strcmp(e->where.name, name))))
-        e = e->next;
-    return e;
-}
-
 static int kvmi_detach(uint32_t vm_number, const char *text)
 {
     struct kvmi_where where;
@@ -301,10 +294,10 @@ static int kvmi_detach(uint32_t vm_number, const char *text)
         return -EINVAL;
     const char *name = *text ? where.name : NULL;
     pthread_mutex_lock(&lock);
-    int r = name && !find(vm_number, name) ? -ENOENT : 0;
-    for (struct endpoint *e; (e = find_staying(vm_number, name));)
+    int r = name && !find(vm_number, name, false) ? -ENOENT : 0;
+    for (struct endpoint *e; (e = find(vm_number, name, true));)
         let_leave(e);
-    while (find(vm_number, name))
+    while (find(vm_number, name, false))
         pthread_cond_wait(&changed, &lock);
     pthread_mutex_unlock(&lock);
     return r;
