@@ -24,7 +24,8 @@ const char attach_where_help[] = "\nWHERE is unix:PATH, or vsock:PORT on this ma
                                  "  deny=A+B+...    the tool may use anything else; needs a dialect=, since commands have other names in others\n"
                                  "A comma in PATH or KEY is written twice.\n";
 
-int attach_check(const char *command, const char *where)
+/* CLI_DONE, or the status after a message. */
+static int attach_check(const char *command, const char *where)
 {
     struct kvmi_where parsed;
     const char *why = kvmi_where_parse(where, &parsed);

@@ -9,9 +9,10 @@
 
 extern const char attach_where_help[]; /* what can stand behind --kvmi */
 
-/* CLI_DONE, or the status after a message. */
-int attach_check(const char *command, const char *where);
-/* --kvmi of a command that runs VMs, once or more: into the environment. The first takes the place of what stands there, and sets *has_some. As above. */
+/*
+ * --kvmi of a command that runs VMs, once or more: into the environment. The first takes the place of what stands there, and sets *has_some. CLI_DONE, or the
+ * status after a message.
+ */
 int attach_environment(const char *command, const char *where, bool *has_some);
 
 #endif

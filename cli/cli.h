@@ -17,7 +17,8 @@ struct cli_command {
     int (*run)(int argc, char **argv);
 };
 
-extern const struct cli_command cli_commands[]; /* ends with a NULL name */
+extern const struct cli_command cli_commands[];       /* ends with a NULL name */
+const struct cli_command *cli_find(const char *name); /* NULL: there is none */
 
 extern const struct port port_vitrine; /* vitrine's own engine, in this process */
 

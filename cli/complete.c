@@ -21,14 +21,6 @@
 static const char usage[] = "usage: vitrine complete [WORD]...\n\n"
                             "Prints what the last WORD of a vitrine command could be, given those before it: for shells, which ask when Tab is pressed.\n";
 
-static const struct cli_command *find(const char *name)
-{
-    const struct cli_command *c = cli_commands;
-    while (c->name && strcmp(c->name, name))
-        c++;
-    return c->name ? c : NULL;
-}
-
 /* What the command says of itself, by a child, since it says it to standard output. */
 static void help_of(const struct cli_command *c, char text[HELP_BYTES])
 {
@@ -193,7 +185,7 @@ int complete_main(int argc, char **argv)
         offer_commands(begin);
         return CLI_DONE;
     }
-    const struct cli_command *c = find(argv[1]);
+    const struct cli_command *c = cli_find(argv[1]);
     if (!c || !strcmp(c->name, "complete"))
         return CLI_DONE;
     for (int i = 2; i < argc - 1; i++)

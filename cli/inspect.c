@@ -2,6 +2,7 @@
 /* See inspect.h. */
 #include "cli/inspect.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -95,6 +96,23 @@ bool inspect_number(const char *text, bool has_units, uint64_t *out)
         return false;
     *out = value << shift;
     return true;
+}
+
+int inspect_bytes(const char *text, uint8_t *out, unsigned max)
+{
+    unsigned n = 0;
+    while (*text) {
+        char two[3] = { text[0], text[0] ? text[1] : 0, 0 };
+        if (isspace((unsigned char)*text)) {
+            text++;
+            continue;
+        }
+        if (n == max || !isxdigit((unsigned char)two[0]) || !isxdigit((unsigned char)two[1]))
+            return -1;
+        out[n++] = (uint8_t)strtoul(two, NULL, 16);
+        text += 2;
+    }
+    return (int)n;
 }
 
 const char *inspect_size(uint64_t bytes, char text[32])

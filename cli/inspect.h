@@ -18,6 +18,8 @@ int inspect_failed(const char *command, const char *what);
 
 /* Decimal, 0x hexadecimal, 0 octal, with K M G T behind it if `has_units`. False: not a number. */
 bool inspect_number(const char *text, bool has_units, uint64_t *out);
+/* Hexadecimal digits, spaces allowed between bytes. How many bytes, or -1: something else, or more than max. */
+int inspect_bytes(const char *text, uint8_t *out, unsigned max);
 /* "512 MiB", "4 KiB", "12 bytes". Returns text. */
 const char *inspect_size(uint64_t bytes, char text[32]);
 /* Addresses and register values: JSON has no 64-bit integers that all readers keep. */

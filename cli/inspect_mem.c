@@ -41,24 +41,6 @@ struct options {
 
 /* ---- bytes ---- */
 
-/* Hexadecimal digits, spaces allowed between bytes. How many bytes, or -1. */
-static int parse_hex(const char *text, uint8_t *out, unsigned max)
-{
-    unsigned n = 0;
-    while (*text) {
-        char two[3] = { text[0], text[0] ? text[1] : 0, 0 };
-        if (isspace((unsigned char)*text)) {
-            text++;
-            continue;
-        }
-        if (n == max || !isxdigit((unsigned char)two[0]) || !isxdigit((unsigned char)two[1]))
-            return -1;
-        out[n++] = (uint8_t)strtoul(two, NULL, 16);
-        text += 2;
-    }
-    return (int)n;
-}
-
 static void print_bytes(uint64_t address, const uint8_t *bytes, size_t n)
 {
     for (size_t at = 0; at < n; at += 16) {
@@ -180,7 +162,7 @@ static int mem_write(struct vitrine_vm *vm, const struct options *o, char **argv
         return cli_error(CLI_USAGE, "mem", "'%s' is not an address", argv[1]);
     if (!o->hex)
         return write_input(vm, o, address);
-    int n = parse_hex(o->hex, bytes, sizeof bytes);
+    int n = inspect_bytes(o->hex, bytes, sizeof bytes);
     if (n < 0)
         return cli_error(CLI_USAGE, "mem", "'%s' is not a row of at most %zu bytes in hexadecimal", o->hex, sizeof bytes);
     ssize_t done = access_memory(vm, o, address, bytes, (size_t)n, true);
@@ -267,7 +249,7 @@ static int mem_search(struct vitrine_vm *vm, const struct options *o, char **arg
     struct search s = { .o = o, .found = json_array(), .has_bar = has_bar, .percent = 101 };
     struct vitrine_slot slot[SLOTS_MAX];
     (void)argc;
-    int n = o->is_hex ? parse_hex(argv[1], s.pattern, PATTERN_MAX) : (int)strlen(argv[1]);
+    int n = o->is_hex ? inspect_bytes(argv[1], s.pattern, PATTERN_MAX) : (int)strlen(argv[1]);
     if (n < 1 || n > (int)PATTERN_MAX)
         return cli_error(CLI_USAGE, "mem", "'%s' is not a pattern of 1 to %u bytes", argv[1], PATTERN_MAX);
     if (!o->is_hex)

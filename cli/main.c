@@ -63,7 +63,7 @@ int cli_error(enum cli_status status, const char *command, const char *format, .
     return status;
 }
 
-static const struct cli_command *cli_find(const char *name)
+const struct cli_command *cli_find(const char *name)
 {
     for (const struct cli_command *c = cli_commands; c->name; c++)
         if (strcmp(c->name, name) == 0)

@@ -228,14 +228,9 @@ static bool answer_value(char *value, struct vitrine_reply *r)
 
 static bool answer_bytes(char *value, struct vitrine_reply *r)
 {
-    size_t n = value ? strlen(value) : 0;
-    if (!n || n % 2 || n / 2 > VITRINE_DATA_MAX || strspn(value, "0123456789abcdefABCDEF") != n)
-        return false;
-    for (; r->data_bytes < n / 2; r->data_bytes++) {
-        const char digits[3] = { value[2 * r->data_bytes], value[2 * r->data_bytes + 1] };
-        r->data[r->data_bytes] = (uint8_t)strtoul(digits, NULL, 16);
-    }
-    return true;
+    int n = value ? inspect_bytes(value, r->data, VITRINE_DATA_MAX) : -1;
+    r->data_bytes = n > 0 ? (uint32_t)n : 0;
+    return n > 0;
 }
 
 /* "VECTOR", "VECTOR:CODE" or "VECTOR:CODE:ADDRESS". */
