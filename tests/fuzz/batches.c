@@ -88,3 +88,11 @@ int batches_run(const struct batches *b)
     printf("# %u batches, %llu %s\nok - %s\n", n, (unsigned long long)*counted, b->what, b->name);
     return 0;
 }
+
+uint8_t *batches_room(size_t bytes)
+{
+    uint8_t *room = mmap(NULL, bytes + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED || mprotect(room + 4096, bytes, PROT_READ | PROT_WRITE))
+        exit(1);
+    return room + 4096;
+}

@@ -6,6 +6,7 @@
 #ifndef VITRINE_TESTS_FUZZ_BATCHES_H
 #define VITRINE_TESTS_FUZZ_BATCHES_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 struct batches {
@@ -28,5 +29,8 @@ void batches_count(unsigned n);
 uint64_t batches_random(uint64_t *state);
 /* 0 to n - 1. */
 unsigned batches_choose(uint64_t *state, unsigned n);
+
+/* So many bytes, a multiple of a page, with a hole before and behind: what touches more faults. Ends the child if there is no memory. */
+uint8_t *batches_room(size_t bytes);
 
 #endif

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "batches.h"
 #include "counter.h"
@@ -28,14 +27,6 @@ static struct kvmi_session *session;
 static uint8_t *in_end, *out;
 static uint64_t seed;
 static bool is_harmless; /* this batch */
-
-static uint8_t *room_between_holes(size_t bytes)
-{
-    uint8_t *room = mmap(NULL, bytes + 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (room == MAP_FAILED || mprotect(room + 4096, bytes, PROT_READ | PROT_WRITE))
-        exit(1);
-    return room + 4096;
-}
 
 static void begin_session(void)
 {
@@ -291,8 +282,8 @@ static void batch(uint64_t first)
 {
     seed = first;
     is_harmless = batches_choose(&seed, 2);
-    in_end = room_between_holes(IN_BYTES) + IN_BYTES;
-    out = room_between_holes(OUT_BYTES);
+    in_end = batches_room(IN_BYTES) + IN_BYTES;
+    out = batches_room(OUT_BYTES);
     counter_create_summing();
     begin_session();
     counter_start();
