@@ -18,13 +18,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/guard.h"
 #include "base/log.h"
 #include "base/mapping.h"
 #include "base/memfd.h"
 
 #define FILE_BYTES (1ull << 47) /* as much as there are addresses */
-#define FD_LEAST 512            /* out of the way of programs that expect their own numbers */
 #define RANGES_MAX 1024u
 #define PAGEMAP_THERE (3ull << 62) /* in memory or swapped out: Linux, Documentation/admin-guide/mm/pagemap.rst */
 #define PAGEMAP_CHUNK 512u
@@ -103,11 +103,7 @@ static int file_open(void)
     int low = memfd_create_sealed("guest-ram", FILE_BYTES);
     if (low < 0)
         return low;
-    file = fcntl(low, F_DUPFD_CLOEXEC, FD_LEAST);
-    if (file < 0)
-        file = low; /* the limit is lower */
-    else
-        close(low);
+    file = fd_move_up(low);
     return fstat(file, &file_stat) ? -errno : 0;
 }
 

@@ -5,7 +5,6 @@
  * the VM for as long as it lasts; without one the VM is going, no vCPU raises anything any more, and look_end_lock takes the place of both.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -13,13 +12,12 @@
 #include <unistd.h>
 
 #include "base/barrier.h"
+#include "base/fd.h"
 #include "base/host.h"
 #include "base/memfd.h"
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "introspect/listen_priv.h"
-
-#define FD_LEAST 512 /* out of the way of programs that expect their own numbers */
 
 /* Before the locks of a VM that is going. */
 pthread_mutex_t look_end_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -257,22 +255,13 @@ int look_unsubscribe(struct look_listener *l, unsigned number)
 
 /* ---- listeners ---- */
 
-static int move_up(int low)
-{
-    int high = fcntl(low, F_DUPFD_CLOEXEC, FD_LEAST);
-    if (high < 0)
-        return low; /* the limit is lower */
-    close(low);
-    return high;
-}
-
 static int open_sockets(struct look_listener *l)
 {
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
         return -errno;
-    l->fd = move_up(pair[0]);
-    l->waker = move_up(pair[1]);
+    l->fd = fd_move_up(pair[0]);
+    l->waker = fd_move_up(pair[1]);
     return 0;
 }
 
@@ -281,7 +270,7 @@ static int open_memory(struct look_listener *l)
     int low = memfd_create_sealed("vitrine-events", RING_FILE_BYTES);
     if (low < 0)
         return low;
-    int file = move_up(low), r = ring_reader_open(&l->reader, file);
+    int file = fd_move_up(low), r = ring_reader_open(&l->reader, file);
     if (r) {
         close(file);
         return r;
@@ -426,8 +415,8 @@ bool look_listener_has_vm(const struct look_listener *l)
 
 int look_listener_share(struct look_listener *l, int fd[2])
 {
-    fd[0] = fcntl(l->reader.file, F_DUPFD_CLOEXEC, FD_LEAST);
-    fd[1] = fd[0] < 0 ? -1 : fcntl(l->fd, F_DUPFD_CLOEXEC, FD_LEAST);
+    fd[0] = fd_copy_up(l->reader.file);
+    fd[1] = fd[0] < 0 ? -1 : fd_copy_up(l->fd);
     l->answers_by_ring = fd[1] >= 0 && look_has_cpus();
     if (fd[1] >= 0)
         return 0;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What listen.c, which keeps who wants what, and raise.c, ask.c and await.c, where vCPUs look it up, share. Listeners and subscriptions are lists that a vCPU
- * may walk without a lock: what is taken out is freed after look_wait_told.
+ * may walk without a lock: what is taken out is freed after wait_told (listen.c).
  */
 #ifndef VITRINE_INTROSPECT_LISTEN_PRIV_H
 #define VITRINE_INTROSPECT_LISTEN_PRIV_H

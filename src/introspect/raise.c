@@ -170,7 +170,7 @@ static bool tell(struct vcpu *v, const struct watch_event *e)
 bool look_tell(struct vcpu *v, const struct watch_event *e)
 {
     atomic_store_explicit(&v->watch.is_telling, true, memory_order_relaxed);
-    barrier_light(); /* against look_wait_told */
+    barrier_light(); /* against wait_told of listen.c */
     bool is_done = tell(v, e);
     atomic_store_explicit(&v->watch.is_telling, false, memory_order_release);
     return is_done;
