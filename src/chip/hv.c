@@ -308,7 +308,7 @@ static bool is_of_vm(uint32_t index)
 
 int hv_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host)
 {
-    if (!is_host && !hv_is_offered(v))
+    if (!is_host && !(hv_is_offered(v) && hv_allows_msr(v, index)))
         return -EINVAL;
     if (!is_of_vm(index))
         return vcpu_msr_get(v, index, value);
@@ -323,7 +323,7 @@ int hv_msr_read(struct vcpu *v, uint32_t index, uint64_t *value, bool is_host)
 
 int hv_msr_write(struct vcpu *v, uint32_t index, uint64_t value, bool is_host)
 {
-    if (!is_host && !hv_is_offered(v))
+    if (!is_host && !(hv_is_offered(v) && hv_allows_msr(v, index)))
         return -EINVAL;
     if (!is_of_vm(index))
         return vcpu_msr_set(v, index, value, is_host);

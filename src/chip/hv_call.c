@@ -26,8 +26,10 @@
 #define CALL_SEND_IPI_EX 0x0015u
 
 /* Another vCPU holds the lock that this one spins for: the host's scheduler knows best which of the waiting threads that is. */
-static enum hv_status long_spin_wait(void)
+static enum hv_status long_spin_wait(const struct vcpu *v)
 {
+    if (!hv_allows_spin_wait(v))
+        return HV_ACCESS_DENIED;
     sched_yield();
     return HV_SUCCESS;
 }
@@ -45,11 +47,14 @@ static enum hv_status dispatch(struct vcpu *v, uint64_t control, struct hv_input
     uint16_t code = CONTROL_CODE(control);
     bool is_list = code == CALL_FLUSH_LIST || code == CALL_FLUSH_LIST_EX;
     bool is_ex = code == CALL_FLUSH_SPACE_EX || code == CALL_FLUSH_LIST_EX || code == CALL_SEND_IPI_EX;
+    bool is_flush = is_list || code == CALL_FLUSH_SPACE || code == CALL_FLUSH_SPACE_EX, is_ipi = code == CALL_SEND_IPI || code == CALL_SEND_IPI_EX;
+    if ((is_flush && !hv_allows(v, HV_REMOTE_FLUSH)) || (is_ipi && !hv_allows(v, HV_CLUSTER_IPI)) || (is_ex && !hv_allows(v, HV_EXTENDED_SETS)))
+        return HV_ACCESS_DENIED;
     in->is_fast = control & CONTROL_FAST;
     in->n_variable = CONTROL_VARIABLE(control);
     switch (code) {
     case CALL_LONG_SPIN_WAIT:
-        return is_form_right(control, false, false) ? long_spin_wait() : HV_INVALID_INPUT;
+        return is_form_right(control, false, false) ? long_spin_wait(v) : HV_INVALID_INPUT;
     case CALL_FLUSH_SPACE:
     case CALL_FLUSH_LIST:
     case CALL_FLUSH_SPACE_EX:

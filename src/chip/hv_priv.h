@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The guest interface of the Microsoft hypervisor inside chip/: state of a VM and of a vCPU, both made at first use. "TLFS" is Microsoft's Hypervisor Top Level
- * Functional Specification. hv.c has the state and the MSRs, hv_time.c reference time, hv_call.c and hv_others.c the
- * hypercalls, hv_cpuid.c what is offered.
+ * Functional Specification. hv.c has the state and the MSRs, hv_time.c reference time, hv_call.c and hv_others.c the hypercalls, hv_cpuid.c what is offered,
+ * hv_allowed.c what a guest may use of it.
  */
 #ifndef VITRINE_CHIP_HV_PRIV_H
 #define VITRINE_CHIP_HV_PRIV_H
@@ -57,7 +57,7 @@ uint64_t hv_time(struct vcpu *v);
 void hv_time_page_set(struct vcpu *v, struct hv *h, uint64_t msr);
 void hv_time_run_enter(struct vcpu *v);
 
-enum hv_status { HV_SUCCESS = 0, HV_INVALID_CODE = 2, HV_INVALID_INPUT = 3, HV_INVALID_ALIGNMENT = 4 };
+enum hv_status { HV_SUCCESS = 0, HV_INVALID_CODE = 2, HV_INVALID_INPUT = 3, HV_INVALID_ALIGNMENT = 4, HV_ACCESS_DENIED = 6 };
 
 /* A hypercall's input: the words themselves if it is fast, else where they lie. */
 struct hv_input {
@@ -72,5 +72,11 @@ int hv_call(struct vcpu *v, bool is_long);
 /* hv_others.c. is_ex: the form with a set of any vCPUs instead of a mask of the first 64. */
 enum hv_status hv_flush(struct vcpu *v, const struct hv_input *in, bool is_ex);
 enum hv_status hv_send_ipi(struct vcpu *v, const struct hv_input *in, bool is_ex);
+
+/* hv_allowed.c. What is asked for by its bit in CPUID 0x40000004 EAX. */
+enum hv_recommendation { HV_REMOTE_FLUSH = 2, HV_CLUSTER_IPI = 10, HV_EXTENDED_SETS = 11 };
+bool hv_allows_msr(const struct vcpu *v, uint32_t index);
+bool hv_allows(const struct vcpu *v, enum hv_recommendation what);
+bool hv_allows_spin_wait(const struct vcpu *v);
 
 #endif

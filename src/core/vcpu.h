@@ -168,6 +168,7 @@ struct vcpu {
     } tpr_access;                   /* of VREQ_TPR_ACCESS; the vCPU's own thread */
     enum system_event system_event; /* the guest asked for it: EXIT_SYSTEM_EVENT is due; the vCPU's own thread */
     bool is_pv_enforced;            /* paravirtual MSRs and calls are only what the guest's CPUID says */
+    bool is_hv_enforced;            /* so are the MSRs and calls of the Microsoft hypervisor's interface */
     uint8_t eoi_vector;             /* of VREQ_IOAPIC_EOI; the vCPU's own thread */
     bool want_irq_window;           /* exit with EXIT_IRQ_WINDOW as soon as an external interrupt could be injected */
 

@@ -228,10 +228,9 @@ static void hv_reference_time(const struct peer *p)
 }
 
 /* In 16-bit protected mode the registers are those of 32-bit code. */
-static void enter_protected(struct machine *m, const struct peer *p)
+static void enter_protected_as_it_is(struct machine *m, const struct peer *p)
 {
     struct kvm_sregs s;
-    show_to_guest(m, p);
     CHECK_EQ(set_msr(m, p, HV_OS_ID, 0x8100ull << 48), 1);
     machine_load(m, p, payload_hypercall, PAYLOAD_BYTES(hypercall));
     CALL(m->vcpu, KVM_GET_SREGS, &s);
@@ -240,6 +239,12 @@ static void enter_protected(struct machine *m, const struct peer *p)
     s.cs.type = 11;
     s.ss.selector = s.ds.selector = s.es.selector = 16;
     CALL(m->vcpu, KVM_SET_SREGS, &s);
+}
+
+static void enter_protected(struct machine *m, const struct peer *p)
+{
+    show_to_guest(m, p);
+    enter_protected_as_it_is(m, p);
 }
 
 static uint64_t call(struct machine *m, const struct peer *p, uint32_t control, uint32_t reps, uint32_t first, uint32_t second)
@@ -268,6 +273,43 @@ static void hv_calls(const struct peer *p)
     enter_protected(&m, p);
     for (unsigned i = 0; i < sizeof calls / sizeof *calls; i++)
         CHECK_EQ(call(&m, p, calls[i].control, calls[i].reps, 0, 0), calls[i].status);
+}
+
+/* Each bit that is taken away takes its MSR, or its call, and no other. */
+static void hv_enforced(const struct peer *p)
+{
+    static const struct {
+        uint32_t bit, index;
+    } msrs[] = { { 1, HV_TIME }, { 5, HV_OS_ID }, { 6, HV_VP_INDEX }, { 7, HV_RESET }, { 9, HV_TSC_PAGE }, { 11, HV_TSC_FREQUENCY } };
+    const unsigned n = sizeof msrs / sizeof *msrs;
+    struct machine m;
+    struct leaves l = { .head.nent = LEAVES_MAX };
+    struct kvm_enable_cap cap = { .cap = KVM_CAP_HYPERV_ENFORCE_CPUID, .args = { 1 } };
+    machine_create(&m, p, 0);
+    NEED(KVM_CAP_HYPERV_ENFORCE_CPUID);
+    CALL(m.vcpu, KVM_GET_SUPPORTED_HV_CPUID, &l);
+    struct kvm_cpuid_entry2 *features = (struct kvm_cpuid_entry2 *)leaf(&l, 0x40000003), *recommended = (struct kvm_cpuid_entry2 *)leaf(&l, 0x40000004);
+    REQUIRE(features && recommended);
+    CALL(m.vcpu, KVM_ENABLE_CAP, &cap);
+    for (unsigned taken = 0; taken <= n; taken++) {
+        uint32_t all = features->eax;
+        features->eax &= taken < n ? ~(1u << msrs[taken].bit) : ~0u;
+        CALL(m.vcpu, KVM_SET_CPUID2, &l);
+        for (unsigned i = 0; i < n; i++)
+            CHECK_EQ(by_guest(&m, p, msrs[i].index, HV_CRASH_P0, 0), i == taken);
+        features->eax = all;
+    }
+    machine_msr(&m, p, HV_OS_ID); /* the client may always */
+    recommended->eax = 0;
+    recommended->ebx = ~0u;
+    CALL(m.vcpu, KVM_SET_CPUID2, &l);
+    enter_protected_as_it_is(&m, p);
+    static const uint32_t controls[] = { 0x2, 0x13, 0x8, 0xb | 1u << 16 };
+    for (unsigned i = 0; i < sizeof controls / sizeof *controls; i++)
+        CHECK_EQ(call(&m, p, controls[i], 0, 0, 0), 6);
+    cap.args[0] = 0;
+    CALL(m.vcpu, KVM_ENABLE_CAP, &cap);
+    CHECK_EQ(call(&m, p, 0x8, 0, 0, 0), 0);
 }
 
 static uint32_t irr_of(const struct peer *p, int vcpu, unsigned vector)
@@ -316,6 +358,7 @@ const struct conform_case cases_today_hv[] = {
     { "hv_asks_for_reset", hv_asks_for_reset },
     { "hv_reference_time", hv_reference_time },
     { "hv_calls", hv_calls },
+    { "hv_enforced", hv_enforced },
     { "hv_calls_on_others", hv_calls_on_others },
 };
 const size_t n_cases_today_hv = sizeof cases_today_hv / sizeof *cases_today_hv;

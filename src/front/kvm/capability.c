@@ -102,6 +102,7 @@ static const struct kvm_capability capabilities[] = {
     CAP(SREGS2, 1),
     CAP(BINARY_STATS_FD, 1),
     CAP(ENFORCE_PV_FEATURE_CPUID, 1),
+    CAP(HYPERV_ENFORCE_CPUID, 1),
     CAP(EXIT_ON_EMULATION_FAILURE, 1),
     CAP(XSAVE2, XSAVE_AREA_BYTES),
     CAP(SYS_ATTRIBUTES, 1),
@@ -225,8 +226,16 @@ int kvm_capability_enable_vm(struct kvm_vm *m, struct kvm_arg *a)
 int kvm_capability_enable_vcpu(struct kvm_vcpu *c, struct kvm_arg *a)
 {
     const struct kvm_enable_cap *e = a->data;
-    if (e->flags || e->cap != KVM_CAP_ENFORCE_PV_FEATURE_CPUID)
+    if (e->flags)
         return -EINVAL;
-    c->v->is_pv_enforced = e->args[0];
-    return 0;
+    switch (e->cap) {
+    case KVM_CAP_ENFORCE_PV_FEATURE_CPUID:
+        c->v->is_pv_enforced = e->args[0];
+        return 0;
+    case KVM_CAP_HYPERV_ENFORCE_CPUID:
+        c->v->is_hv_enforced = e->args[0];
+        return 0;
+    default:
+        return -EINVAL;
+    }
 }

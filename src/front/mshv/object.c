@@ -156,7 +156,7 @@ static int vp_attach(struct mshv_partition *p, uint32_t index, struct mshv_vp *v
     vp->owner = p;
     vp->is_explicitly_suspended = true;
     vp->v->client = vp;
-    vp->v->is_pv_enforced = true;
+    vp->v->is_pv_enforced = vp->v->is_hv_enforced = true;
     if (atomic_load(&vp->v->mp_state) == MP_UNINITIALIZED)
         atomic_store(&vp->v->mp_state, MP_INIT_RECEIVED);
     mshv_features_install(vp);
