@@ -98,6 +98,20 @@ bool inspect_number(const char *text, bool has_units, uint64_t *out)
     return true;
 }
 
+int inspect_bad_option(const char *command, int c, const char *text)
+{
+    return cli_error(CLI_USAGE, command, c == ':' ? "option '%s' needs a value" : "unknown option '%s'", text);
+}
+
+int inspect_vcpu(const char *command, const char *text, uint32_t *out)
+{
+    uint64_t number;
+    if (!inspect_number(text, false, &number) || number > UINT32_MAX)
+        return cli_error(CLI_USAGE, command, "'%s' is not the number of a vCPU", text);
+    *out = (uint32_t)number;
+    return CLI_DONE;
+}
+
 int inspect_bytes(const char *text, uint8_t *out, unsigned max)
 {
     unsigned n = 0;

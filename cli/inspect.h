@@ -16,6 +16,10 @@ struct vitrine_vm *inspect_open(const char *command, const char *which);
 /* "vitrine COMMAND: cannot WHAT: reason", by errno. CLI_FAILED. */
 int inspect_failed(const char *command, const char *what);
 
+/* A message about what getopt_long did not like, ':' or another. CLI_USAGE. */
+int inspect_bad_option(const char *command, int c, const char *text);
+/* The value of --vcpu: CLI_DONE, or CLI_USAGE after a message. */
+int inspect_vcpu(const char *command, const char *text, uint32_t *out);
 /* Decimal, 0x hexadecimal, 0 octal, with K M G T behind it if `has_units`. False: not a number. */
 bool inspect_number(const char *text, bool has_units, uint64_t *out);
 /* Hexadecimal digits, spaces allowed between bytes. How many bytes, or -1: something else, or more than max. */

@@ -19,7 +19,7 @@ static const char usage[] = "usage: vitrine inject [--vcpu N] --exception VECTOR
 
 struct wish {
     bool is_json, has_kind;
-    uint64_t vcpu;
+    uint32_t vcpu;
     struct vitrine_injection what;
 };
 
@@ -27,8 +27,10 @@ struct wish {
 static int parse_option(int c, struct wish *w, char **argv)
 {
     uint64_t number = 0;
+    if (c == 'v')
+        return inspect_vcpu("inject", optarg, &w->vcpu);
     if (c == ':' || c == '?')
-        return cli_error(CLI_USAGE, "inject", c == ':' ? "option '%s' needs a value" : "unknown option '%s'", argv[optind - 1]);
+        return inspect_bad_option("inject", c, argv[optind - 1]);
     if (optarg && !inspect_number(optarg, false, &number))
         return cli_error(CLI_USAGE, "inject", "'%s' is not a number", optarg);
     if (c != 'a' && number > UINT32_MAX)
@@ -38,8 +40,6 @@ static int parse_option(int c, struct wish *w, char **argv)
     w->has_kind |= strchr("ein", c) != NULL;
     if (c == 'j')
         w->is_json = true;
-    else if (c == 'v')
-        w->vcpu = number;
     else if (c == 'c')
         w->what.has_code = 1, w->what.code = (uint32_t)number;
     else if (c == 'a')
@@ -51,7 +51,7 @@ static int parse_option(int c, struct wish *w, char **argv)
 
 static int inject(struct vitrine_vm *vm, const struct wish *w)
 {
-    if (vitrine_vcpu_inject(vm, (uint32_t)w->vcpu, &w->what) == 0)
+    if (vitrine_vcpu_inject(vm, w->vcpu, &w->what) == 0)
         return w->is_json ? inspect_print_json("inject", json_object()) : CLI_DONE;
     if (errno == EINVAL)
         return cli_error(CLI_FAILED, "inject", "%" PRIu32 " is no vector of an %s", w->what.vector,

@@ -35,7 +35,8 @@ static const char mem_usage[] = "usage: vitrine mem read [--virtual] [--vcpu N] 
 
 struct options {
     bool is_virtual, is_raw, is_json, is_hex, is_live;
-    uint64_t vcpu, count;
+    uint32_t vcpu;
+    uint64_t count;
     const char *hex, *format;
 };
 
@@ -79,11 +80,10 @@ static ssize_t access_memory(struct vitrine_vm *vm, const struct options *o, uin
 {
     struct vitrine_translation why = { .result = VITRINE_WALK_OK };
     const char *what = is_write ? "write" : "read";
-    uint32_t vcpu = (uint32_t)o->vcpu;
     char reason[128];
     ssize_t done;
     if (o->is_virtual)
-        done = is_write ? vitrine_vcpu_mem_write(vm, vcpu, address, bytes, n, &why) : vitrine_vcpu_mem_read(vm, vcpu, address, bytes, n, &why);
+        done = is_write ? vitrine_vcpu_mem_write(vm, o->vcpu, address, bytes, n, &why) : vitrine_vcpu_mem_read(vm, o->vcpu, address, bytes, n, &why);
     else
         done = is_write ? vitrine_mem_write(vm, address, bytes, n) : vitrine_mem_read(vm, address, bytes, n);
     if (done < 0 && errno == EFAULT && why.result != VITRINE_WALK_OK)
@@ -337,8 +337,9 @@ static int parse_options(int argc, char **argv, const char *usage, bool hex_has_
     optind = 1;
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
-        uint64_t *number = c == 'v' ? &o->vcpu : c == 'n' ? &o->count : NULL;
-        if (number && !inspect_number(optarg, false, number))
+        if (c == 'v' && inspect_vcpu(argv[0], optarg, &o->vcpu))
+            return CLI_USAGE;
+        if (c == 'n' && !inspect_number(optarg, false, &o->count))
             return cli_error(CLI_USAGE, argv[0], "'%s' is not a number", optarg);
         switch (c) {
         case 'V':
@@ -367,7 +368,7 @@ static int parse_options(int argc, char **argv, const char *usage, bool hex_has_
             fputs(usage, stdout);
             return CLI_DONE;
         default:
-            return cli_error(CLI_USAGE, argv[0], c == ':' ? "option '%s' needs a value" : "unknown option '%s'", argv[optind - 1]);
+            return inspect_bad_option(argv[0], c, argv[optind - 1]);
         }
     }
     return -1;
@@ -439,7 +440,7 @@ int translate_main(int argc, char **argv)
     struct vitrine_vm *vm = inspect_open("translate", argv[optind]);
     if (!vm)
         return CLI_FAILED;
-    status = vitrine_vcpu_translate(vm, (uint32_t)o.vcpu, address, &t) ? inspect_failed("translate", "translate") : print_translation(&o, &t);
+    status = vitrine_vcpu_translate(vm, o.vcpu, address, &t) ? inspect_failed("translate", "translate") : print_translation(&o, &t);
     vitrine_vm_close(vm);
     return status;
 }

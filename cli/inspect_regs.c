@@ -310,7 +310,7 @@ static int set(struct vitrine_vm *vm, struct wishes *w, const struct change *c)
 
 static int parse_option(int c, struct wishes *w, char **argv)
 {
-    uint64_t number;
+    uint32_t number;
     switch (c) {
     case 'j':
         w->is_json = true;
@@ -319,9 +319,9 @@ static int parse_option(int c, struct wishes *w, char **argv)
         w->has_all = true;
         return CLI_DONE;
     case 'v':
-        if (!inspect_number(optarg, false, &number) || number > UINT32_MAX)
-            return cli_error(CLI_USAGE, "regs", "'%s' is not the number of a vCPU", optarg);
-        w->vcpu = (int64_t)number;
+        if (inspect_vcpu("regs", optarg, &number))
+            return CLI_USAGE;
+        w->vcpu = number;
         return CLI_DONE;
     case 'm':
         if (w->n_msrs == WISHES_MAX || !registers_msr_parse(optarg, &w->msr[w->n_msrs++]))
@@ -333,7 +333,7 @@ static int parse_option(int c, struct wishes *w, char **argv)
         w->set[w->n_sets++] = optarg;
         return CLI_DONE;
     default:
-        return cli_error(CLI_USAGE, "regs", c == ':' ? "option '%s' needs a value" : "unknown option '%s'", argv[optind - 1]);
+        return inspect_bad_option("regs", c, argv[optind - 1]);
     }
 }
 

@@ -33,7 +33,7 @@ static bool parse(int argc, char **argv, const char *usage, int n_arguments, boo
         if (c == 'h')
             *status = fputs(usage, stdout) < 0 ? CLI_FAILED : CLI_DONE;
         else
-            *status = cli_error(CLI_USAGE, argv[0], "unknown option '%s'", argv[optind - 1]);
+            *status = inspect_bad_option(argv[0], c, argv[optind - 1]);
         return false;
     }
     if (argc - optind == n_arguments)

@@ -35,22 +35,20 @@ static int parse(int argc, char **argv, const char *usage, int most, struct opti
     static const struct option options[] = {
         { "json", no_argument, NULL, 'j' }, { "vcpu", required_argument, NULL, 'v' }, { "help", no_argument, NULL, 'h' }, { 0 }
     };
-    uint64_t number = 0;
     optind = 1;
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, ":h", options, NULL)) != -1;) {
         if (c == 'h')
             return fputs(usage, stdout) < 0 ? CLI_FAILED : CLI_DONE;
         if (c == ':' || c == '?')
-            return cli_error(CLI_USAGE, argv[0], c == ':' ? "option '%s' needs a value" : "unknown option '%s'", argv[optind - 1]);
-        if (c == 'v' && (!inspect_number(optarg, false, &number) || number > UINT32_MAX))
-            return cli_error(CLI_USAGE, argv[0], "'%s' is not the number of a vCPU", optarg);
+            return inspect_bad_option(argv[0], c, argv[optind - 1]);
+        if (c == 'v' && inspect_vcpu(argv[0], optarg, &o->vcpu))
+            return CLI_USAGE;
         if (c == 'v')
             o->has_vcpu = true;
         else
             o->is_json = true;
     }
-    o->vcpu = (uint32_t)number;
     if (argc == optind)
         return cli_error(CLI_USAGE, argv[0], "which virtual machine?");
     return argc - optind > most ? cli_error(CLI_USAGE, argv[0], "unexpected argument '%s'", argv[optind + most]) : -1;

@@ -195,11 +195,6 @@ static int print_all(struct vitrine_vm *vm, const struct trace_options *o)
 
 /* ---- the command ---- */
 
-static int bad_option(int c, const char *text)
-{
-    return cli_error(CLI_USAGE, "trace", c == ':' ? "option '%s' needs a value" : c == '?' ? "unknown option '%s'" : "'%s' is not a number", text);
-}
-
 int trace_main(int argc, char **argv)
 {
     static const struct option options[] = { { "on", required_argument, NULL, 'o' }, { "if", required_argument, NULL, 'i' },
@@ -228,8 +223,12 @@ int trace_main(int argc, char **argv)
             o.is_waiting = true;
         if ((c == 'i' && (status = trace_parse_filter(optarg, &filter))) || (c == 'd' && (status = trace_parse_answer(optarg, &o.reply))))
             return status;
-        if (c == ':' || c == '?' || (c == 'v' && !inspect_number(optarg, false, &o.vcpu)) || (c == 'n' && !inspect_number(optarg, false, &o.count)))
-            return bad_option(c, c == 'v' || c == 'n' ? optarg : argv[optind - 1]);
+        if (c == 'v' && inspect_vcpu("trace", optarg, &o.vcpu))
+            return CLI_USAGE;
+        if (c == 'n' && !inspect_number(optarg, false, &o.count))
+            return cli_error(CLI_USAGE, "trace", "'%s' is not a number", optarg);
+        if (c == ':' || c == '?')
+            return inspect_bad_option("trace", c, argv[optind - 1]);
     }
     if (!on)
         return cli_error(CLI_USAGE, "trace", "which events? --on EVENT");

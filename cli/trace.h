@@ -12,7 +12,8 @@
 
 struct trace_options {
     bool is_virtual, is_waiting, is_json;
-    uint64_t vcpu, count;
+    uint32_t vcpu;
+    uint64_t count;
     struct vitrine_reply reply; /* to each event, with is_waiting */
 };
 

@@ -92,7 +92,7 @@ static int wish_range(struct vitrine_vm *vm, const struct trace_options *o, stru
     for (uint64_t at = first; at >= first && at <= last; at = (at | (PAGE_BYTES - 1)) + 1) {
         struct vitrine_translation t;
         uint64_t end = (at | (PAGE_BYTES - 1)) < last ? (at | (PAGE_BYTES - 1)) : last;
-        if (vitrine_vcpu_translate(vm, (uint32_t)o->vcpu, at, &t))
+        if (vitrine_vcpu_translate(vm, o->vcpu, at, &t))
             return inspect_failed("trace", "translate the address");
         if (t.result != VITRINE_WALK_OK)
             return cli_error(CLI_FAILED, "trace", "0x%" PRIx64 " is not mapped; 'vitrine translate' says why", at);
