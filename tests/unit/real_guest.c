@@ -7,12 +7,14 @@
 #include <cmocka.h>
 
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/vm.h"
 #include "transport/inproc.h"
+#include "vitrine/inspect.h"
 
 static void on_kick(int sig)
 {
@@ -76,6 +78,25 @@ void real_guest_wait_moving(const struct real_guest *g, uint32_t at)
         usleep(100);
 }
 
+void real_guest_run(struct real_guest *g)
+{
+    while (!g->run->immediate_exit)
+        vitrine_ioctl(g->cpu_fd, KVM_RUN, NULL);
+}
+
+static void *run(void *g)
+{
+    real_guest_run(g);
+    return NULL;
+}
+
+pthread_t real_guest_start(struct real_guest *g)
+{
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, run, g), 0);
+    return thread;
+}
+
 void real_guest_kick_until_ended(struct real_guest *g, pthread_t client)
 {
     g->run->immediate_exit = 1;
@@ -83,4 +104,11 @@ void real_guest_kick_until_ended(struct real_guest *g, pthread_t client)
         pthread_kill(client, REAL_GUEST_KICK);
         usleep(1000);
     }
+}
+
+struct vitrine_vm *real_guest_open(void)
+{
+    char self[16];
+    snprintf(self, sizeof self, "%d", (int)getpid());
+    return vitrine_vm_open(self);
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 struct vcpu;
+struct vitrine_vm;
 struct vm;
 
 #define REAL_GUEST_CODE_AT 0x1000u
@@ -35,7 +36,13 @@ void real_guest_destroy(struct real_guest *g);
 struct kvm_regs real_guest_regs(const struct real_guest *g);
 /* The word at `at` once it is another than before. */
 void real_guest_wait_moving(const struct real_guest *g, uint32_t at);
+/* Whatever it exits for, until run->immediate_exit is set. */
+void real_guest_run(struct real_guest *g);
+/* A thread that does so, until real_guest_kick_until_ended. */
+pthread_t real_guest_start(struct real_guest *g);
 /* Interrupts its KVM_RUN until the thread that calls it has ended. immediate_exit stays set. */
 void real_guest_kick_until_ended(struct real_guest *g, pthread_t client);
+/* A tool's connection to it, by the pid; NULL and errno. */
+struct vitrine_vm *real_guest_open(void);
 
 #endif

@@ -10,7 +10,6 @@
 #include <cmocka.h>
 
 #include <elf.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -18,7 +17,6 @@
 #include <unistd.h>
 
 #include "tests/unit/real_guest.h"
-#include "transport/inproc.h"
 #include "vitrine/inspect.h"
 
 #define RAM_BYTES 0x800000u
@@ -32,12 +30,10 @@ static size_t core_bytes;
 static int set_up(void **state)
 {
     (void)state;
-    char self[32];
     real_guest_create(&guest, RAM_BYTES, "\xf4", 1, false);
     for (uint32_t at = 0x100000; at < RAM_BYTES; at += 4096)
         memcpy(guest.ram + at, &at, sizeof at);
-    snprintf(self, sizeof self, "%d", (int)getpid());
-    vm = vitrine_vm_open(self);
+    vm = real_guest_open();
     return vm ? 0 : -1;
 }
 

@@ -11,14 +11,12 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "core/vcpu.h"
 #include "core/vm.h"
 #include "tests/unit/real_guest.h"
-#include "transport/inproc.h"
 #include "vitrine/inspect.h"
 
 #define RAM_BYTES 0x10000u
@@ -36,15 +34,6 @@ static const uint8_t code_ports[] = { 0xe4, 0x80, 0xe6, 0x80, 0xff, 0x06, 0x00, 
 static struct real_guest guest;
 static pthread_t client_thread;
 static struct vitrine_vm *vm;
-static char self[32];
-
-static void *client(void *arg)
-{
-    (void)arg;
-    while (!guest.run->immediate_exit)
-        vitrine_ioctl(guest.cpu_fd, KVM_RUN, NULL);
-    return NULL;
-}
 
 static void begin(const uint8_t *code, size_t bytes)
 {
@@ -52,9 +41,8 @@ static void begin(const uint8_t *code, size_t bytes)
     real_guest_create(&guest, RAM_BYTES, code, bytes, true);
     memcpy(guest.ram + IVT_NMI, &handler, sizeof handler);
     memcpy(guest.ram + NMI_HANDLER_AT, code_nmi, sizeof code_nmi);
-    pthread_create(&client_thread, NULL, client, NULL);
-    snprintf(self, sizeof self, "%d", (int)getpid());
-    vm = vitrine_vm_open(self);
+    client_thread = real_guest_start(&guest);
+    vm = real_guest_open();
     assert_non_null(vm);
 }
 
@@ -137,7 +125,7 @@ static void test_pause(void **state)
 static void test_hold(void **state)
 {
     (void)state;
-    struct vitrine_vm *other = vitrine_vm_open(self);
+    struct vitrine_vm *other = real_guest_open();
     assert_int_equal(vitrine_vcpu_hold(other, 0), 0);
     assert_int_equal(vitrine_vcpu_hold(other, 0), 0);
     assert_int_equal(vitrine_vm_hold(other), 0);
@@ -258,7 +246,7 @@ static void test_step_asked(void **state)
 {
     (void)state;
     const struct vitrine_subscription steps = { .kinds = VITRINE_ON_STEP, .flags = VITRINE_SUBSCRIBE_ASK, .last_index = UINT32_MAX };
-    struct vitrine_vm *other = vitrine_vm_open(self);
+    struct vitrine_vm *other = real_guest_open();
     struct vitrine_event e;
     assert_int_equal(vitrine_vcpu_pause(vm, 0), 0);
     int number = vitrine_vm_subscribe(other, &steps, NULL, 0);

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #include "tests/unit/real_guest.h"
-#include "transport/inproc.h"
 #include "vitrine/inspect.h"
 
 #define RAM_BYTES 0x10000u
@@ -31,22 +30,12 @@ static struct real_guest guest;
 static pthread_t client_thread;
 static struct vitrine_vm *vm;
 
-static void *client(void *arg)
-{
-    (void)arg;
-    while (!guest.run->immediate_exit)
-        vitrine_ioctl(guest.cpu_fd, KVM_RUN, NULL);
-    return NULL;
-}
-
 static int set_up(void **state)
 {
     (void)state;
-    char self[32];
     real_guest_create(&guest, RAM_BYTES, code, (size_t)(code_end - code), false);
-    pthread_create(&client_thread, NULL, client, NULL);
-    snprintf(self, sizeof self, "%d", (int)getpid());
-    vm = vitrine_vm_open(self);
+    client_thread = real_guest_start(&guest);
+    vm = real_guest_open();
     return vm ? 0 : -1;
 }
 
