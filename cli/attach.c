@@ -22,6 +22,8 @@ const char attach_where_help[] = "\nWHERE is unix:PATH, or vsock:PORT on this ma
                                  "                  (2017); auto (default) goes by what the tool says, and is b where that does not tell\n"
                                  "  allow=A+B+...   the tool may use these commands, and events written event:NAME, and nothing else\n"
                                  "  deny=A+B+...    the tool may use anything else; needs a dialect=, since commands have other names in others\n"
+                                 "  guest=VM        the machine that the tool itself runs in, for dialect a's mappings: a name or pid; by default\n"
+                                 "                  that of the process which listens at PATH, if it runs one\n"
                                  "A comma in PATH or KEY is written twice.\n";
 
 /* CLI_DONE, or the status after a message. */

@@ -278,8 +278,8 @@ struct vitrine_endpoint {
     uint8_t has_key, pad;            /* the tool must show one */
     uint32_t n_connections;          /* so far */
     uint64_t since_ns;               /* CLOCK_REALTIME: in this state */
-    uint64_t error_ns;               /* when the last attempt or connection ended; 0: none did */
-    char error[VITRINE_ERROR_BYTES]; /* why it did */
+    uint64_t error_ns;               /* when the last attempt or connection ended, or a command of the tool's was refused; 0: none did */
+    char error[VITRINE_ERROR_BYTES]; /* why it did, or was, if the protocol's errors do not tell */
 };
 
 /*
@@ -486,6 +486,15 @@ int vitrine_view_remap(struct vitrine_vm *vm, unsigned view, uint64_t gpa, uint6
  * memory of its own there. EEXIST: there is memory; ENOSPC: too many. Removing ends what was remapped to it; ENOENT: it is not this handle's.
  */
 int vitrine_page_add(struct vitrine_vm *vm, uint64_t gpa);
+/*
+ * The page of a file at offset takes the place of the one at gpa, until it is removed or the handle ends: with no copy, whoever has that page of the file
+ * mapped and the guest see each other's writes. Where the guest has memory, its vCPUs see the file's page, and its VMM, its devices and other tools still the
+ * memory, which comes back as it was; where it has none, the page is added as above. If the file is made shorter, the guest sees zeroes. Logs of dirty pages
+ * know nothing of it. The VM's process gets the whole file; fd stays the caller's and may be closed. EPERM: that process is another user's than this one's or
+ * root; EBADF, EACCES: the file is not open for reading and writing; EINVAL: no ordinary file, or one of huge pages, or not a page in it; EEXIST: this handle
+ * has one there; EBUSY: the page is remapped in view 0; ENOSPC: too many.
+ */
+int vitrine_page_lend(struct vitrine_vm *vm, uint64_t gpa, int fd, uint64_t offset);
 int vitrine_page_remove(struct vitrine_vm *vm, uint64_t gpa);
 
 #ifdef __cplusplus

@@ -60,6 +60,7 @@ enum control_call {
     CONTROL_PAGE_ADD,    /* control_view; EINVAL, EEXIST, ENOSPC */
     CONTROL_PAGE_REMOVE, /* control_view; ENOENT */
     CONTROL_ROOM,        /* control_vm: this connection has taken enough for vCPUs that wait for room */
+    CONTROL_PAGE_LEND,   /* control_lend, with one fd at its head's first byte; EBADF, EINVAL, EACCES, EEXIST, EBUSY, ENOSPC */
     CONTROL_CALLS
 };
 
@@ -115,6 +116,12 @@ struct control_view {
     uint32_t number, vcpu;
     uint32_t view, pad;
     uint64_t gpa, target;
+};
+
+/* A page of a file for the guest. */
+struct control_lend {
+    uint32_t number, pad;
+    uint64_t gpa, offset;
 };
 
 struct control_written {

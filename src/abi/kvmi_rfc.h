@@ -95,6 +95,11 @@ struct kvmi17_version {
     uint32_t version;
 };
 
+/* From the introspected machine into the one that the tool runs in, where `gfn` is a frame's number. */
+struct kvmi17_map_page {
+    uint64_t gpa, gfn;
+};
+
 struct kvmi17_guest_info {
     int32_t error;
     uint16_t n_vcpus, pad;

@@ -22,6 +22,8 @@ enum { SPACE_NORMAL, SPACE_SMM, SPACE_COUNT };
 /* Slots of the normal space that are pages of tools, not the client's: their memory is core's, and they give way to the client's slots. */
 #define MEMSLOT_TOOL_FIRST 0xc000u
 #define MEMSLOT_TOOL_PAGES_MAX 1024u
+/* From here to the top of the address space, where guests have nothing: tools' pages that are seen only where views have them. No list shows them. */
+#define MEMSLOT_HIDDEN_GPA ((1ull << 52) - MEMSLOT_TOOL_PAGES_MAX * PAGE_BYTES)
 
 struct memslot {
     gpa_t gpa;
@@ -57,6 +59,11 @@ static inline const struct memslot *memslots_find(const struct memslots *t, gpa_
 static inline bool memslot_is_tools(const struct memslot *s)
 {
     return s->id - MEMSLOT_TOOL_FIRST < MEMSLOT_TOOL_PAGES_MAX;
+}
+
+static inline bool memslot_is_hidden(const struct memslot *s)
+{
+    return memslot_is_tools(s) && s->gpa >= MEMSLOT_HIDDEN_GPA;
 }
 
 static inline uint64_t memslot_page(const struct memslot *s, gpa_t gpa)

@@ -210,13 +210,13 @@ static int free_tool_id(struct vm *vm, uint32_t *id)
     return -ENOSPC;
 }
 
-int vm_add_page(struct vm *vm, gpa_t gpa, uint32_t *id)
+int vm_add_page(struct vm *vm, gpa_t gpa, int fd, uint64_t offset, uint32_t *id)
 {
     if (!page_is_aligned(gpa) || gpa >> 52)
         return -EINVAL;
-    void *memory = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *memory = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, (off_t)offset);
     if (memory == MAP_FAILED)
-        return -ENOMEM;
+        return -errno;
     pthread_mutex_lock(&vm->slots_lock);
     struct memslot wanted = { .gpa = gpa, .bytes = PAGE_BYTES, .hva = memory };
     int error = free_tool_id(vm, &wanted.id);

@@ -169,10 +169,11 @@ struct vm *vm_find_exactly(uint32_t number);
 int vm_set_memslot(struct vm *vm, uint32_t id, uint32_t flags, gpa_t gpa, uint64_t bytes, hva_t hva);
 
 /*
- * A page of zeroes for a tool, where no memory is; a slot of the client's that comes there later takes its place. *id names it for its removal. -EINVAL
- * misaligned or too high, -EEXIST, -ENOSPC, -ENOMEM; -ENOENT it is not there any more. Return as vm_set_memslot.
+ * A page for a tool, where no memory is: of a file, shared, or with fd -1 of zeroes. A slot of the client's that comes there later takes its place. *id names
+ * it for its removal. -EINVAL misaligned or too high, -EEXIST, -ENOSPC, -ENOMEM, and what mmap says of the file; -ENOENT it is not there any more. Return as
+ * vm_set_memslot.
  */
-int vm_add_page(struct vm *vm, gpa_t gpa, uint32_t *id);
+int vm_add_page(struct vm *vm, gpa_t gpa, int fd, uint64_t offset, uint32_t *id);
 int vm_remove_page(struct vm *vm, gpa_t gpa, uint32_t id);
 
 /*

@@ -57,11 +57,11 @@ unsigned look_memory_slots(struct vm *vm, struct memslot *out, unsigned n)
     pthread_mutex_lock(&vm->slots_lock); /* writers free the table only after they let go of this */
     for (unsigned space = 0; space < SPACE_COUNT; space++) {
         const struct memslots *t = atomic_load(&vm->slots[space]);
-        for (unsigned i = 0; i < t->n; i++, count++) {
-            if (count >= n)
+        for (unsigned i = 0; i < t->n; i++) {
+            if (memslot_is_hidden(&t->slot[i]) || count++ >= n)
                 continue;
-            out[count] = t->slot[i];
-            out[count].dirty = NULL;
+            out[count - 1] = t->slot[i];
+            out[count - 1].dirty = NULL;
         }
     }
     pthread_mutex_unlock(&vm->slots_lock);
@@ -72,7 +72,10 @@ gpa_t look_memory_end(struct vm *vm)
 {
     pthread_mutex_lock(&vm->slots_lock);
     const struct memslots *t = atomic_load(&vm->slots[SPACE_NORMAL]);
-    gpa_t end = t->n ? t->slot[t->n - 1].gpa + t->slot[t->n - 1].bytes : 0;
+    unsigned n = t->n;
+    while (n && memslot_is_hidden(&t->slot[n - 1]))
+        n--;
+    gpa_t end = n ? t->slot[n - 1].gpa + t->slot[n - 1].bytes : 0;
     pthread_mutex_unlock(&vm->slots_lock);
     return end;
 }

@@ -285,7 +285,7 @@ static bool is_remapped_by_another(const struct vm *vm, const struct look_views 
 }
 
 /* watch.change is held. */
-static int remap(struct look_change *c, gpa_t gpa, gpa_t target)
+int look_view_point(struct look_change *c, gpa_t gpa, gpa_t target)
 {
     struct memslot s;
     gfn_t gfn = gpa >> PAGE_SHIFT;
@@ -314,7 +314,7 @@ static int remap(struct look_change *c, gpa_t gpa, gpa_t target)
 int look_view_remap(struct look_listener *l, unsigned view, gpa_t gpa, gpa_t target)
 {
     struct look_change c;
-    return look_view_begin(l, view, &c) ? look_view_end(&c, remap(&c, gpa, target)) : -ESRCH;
+    return look_view_begin(l, view, &c) ? look_view_end(&c, look_view_point(&c, gpa, target)) : -ESRCH;
 }
 
 gpa_t look_view_memory(struct vm *vm, unsigned view, gpa_t gpa)

@@ -56,6 +56,12 @@ gpa_t look_view_memory(struct vm *vm, unsigned view, gpa_t gpa);
  * there is memory, -ENOSPC too many, -ENOMEM. Removing: remappings to it end; -ENOENT it is not this listener's.
  */
 int look_page_add(struct look_listener *l, gpa_t gpa);
+/*
+ * A page of a file, shared with whoever else has it mapped, takes the place of what is at gpa: memory is remapped in view 0, and where none is it is added as
+ * above. Ends by look_page_remove(gpa). If the file is made shorter the guest sees zeroes. -EEXIST there is one of this listener's already, -EBUSY a listener
+ * has remapped the page, -ENOSPC, -ENOMEM, or what mmap says of the file. fd stays the caller's.
+ */
+int look_page_lend(struct look_listener *l, gpa_t gpa, int fd, uint64_t offset);
 int look_page_remove(struct look_listener *l, gpa_t gpa);
 
 #endif

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "core/hold.h"
+#include "introspect/memory.h"
 #include "introspect/view_priv.h"
 
 /* ---- views ---- */
@@ -177,33 +178,9 @@ static void unmap_all(struct vm *vm, gpa_t target)
 static unsigned find_page(const struct look_views *h, gpa_t gpa)
 {
     unsigned i = 0;
-    while (i < h->n_pages && h->page[i].gpa != gpa)
+    while (i < h->n_pages && h->page[i].shown_at != gpa)
         i++;
     return i;
-}
-
-/* watch.change is held. One that was added there before has given way, if there is room now. */
-static int add_page(struct look_change *c, gpa_t gpa)
-{
-    struct look_views *h = c->by;
-    struct look_tools_page *all = realloc(h->page, (h->n_pages + 1) * sizeof *all);
-    if (!all)
-        return -ENOMEM;
-    h->page = all;
-    uint32_t id;
-    int r = vm_add_page(c->vm, gpa, &id);
-    if (r)
-        return r;
-    unsigned i = find_page(h, gpa);
-    all[i] = (struct look_tools_page){ .gpa = gpa, .id = id };
-    h->n_pages += i == h->n_pages;
-    return 0;
-}
-
-int look_page_add(struct look_listener *l, gpa_t gpa)
-{
-    struct look_change c;
-    return look_view_begin(l, 0, &c) ? look_view_end(&c, add_page(&c, gpa)) : -ESRCH;
 }
 
 /* watch.change is held. One that the client has put memory over is gone already. */
@@ -213,6 +190,81 @@ static void remove_page(struct vm *vm, struct look_views *h, unsigned i)
     h->page[i] = h->page[--h->n_pages];
     unmap_all(vm, p.gpa);
     vm_remove_page(vm, p.gpa, p.id);
+}
+
+/* watch.change is held: the listener's page of that address. One that was there before has given way. -EEXIST: it has not; -ENOMEM. */
+static int note_page(struct look_change *c, gpa_t gpa, struct look_tools_page **out)
+{
+    struct look_views *h = c->by;
+    struct memslot s;
+    unsigned i = find_page(h, gpa);
+    if (i < h->n_pages && (h->page[i].gpa != gpa || (look_memory_slot(c->vm, gpa, &s) && s.id == h->page[i].id)))
+        return -EEXIST;
+    if (i < h->n_pages)
+        remove_page(c->vm, h, i);
+    struct look_tools_page *all = realloc(h->page, (h->n_pages + 1) * sizeof *all);
+    if (!all)
+        return -ENOMEM;
+    h->page = all;
+    all[h->n_pages] = (struct look_tools_page){ .gpa = gpa, .shown_at = gpa };
+    *out = &all[h->n_pages];
+    return 0;
+}
+
+/* watch.change is held. Zeroes with fd -1. */
+static int add_page(struct look_change *c, gpa_t gpa, int fd, uint64_t offset)
+{
+    struct look_tools_page *page;
+    int r = note_page(c, gpa, &page);
+    if (!r)
+        r = vm_add_page(c->vm, gpa, fd, offset, &page->id);
+    c->by->n_pages += !r;
+    return r;
+}
+
+int look_page_add(struct look_listener *l, gpa_t gpa)
+{
+    struct look_change c;
+    return look_view_begin(l, 0, &c) ? look_view_end(&c, add_page(&c, gpa, -1, 0)) : -ESRCH;
+}
+
+/* watch.change is held: somewhere behind everything that the guest has. */
+static int hide_page(struct vm *vm, int fd, uint64_t offset, struct look_tools_page *page)
+{
+    int r = -EEXIST;
+    for (page->gpa = MEMSLOT_HIDDEN_GPA; r == -EEXIST && page->gpa < 1ull << 52; page->gpa += PAGE_BYTES)
+        r = vm_add_page(vm, page->gpa, fd, offset, &page->id);
+    page->gpa -= PAGE_BYTES;
+    return r == -EEXIST ? -ENOSPC : r;
+}
+
+/* watch.change is held. */
+static int lend_page(struct look_change *c, gpa_t gpa, int fd, uint64_t offset)
+{
+    struct look_tools_page *page;
+    struct memslot s;
+    if (view_map_get(atomic_load(&c->vm->view.map[0]), gpa >> PAGE_SHIFT).where & VIEW_REMAPPED)
+        return find_page(c->by, gpa) < c->by->n_pages ? -EEXIST : -EBUSY;
+    if (!look_memory_slot(c->vm, gpa, &s))
+        return add_page(c, gpa, fd, offset);
+    int r = note_page(c, gpa, &page);
+    if (!r)
+        r = hide_page(c->vm, fd, offset, page);
+    if (r)
+        return r;
+    r = look_view_point(c, gpa, page->gpa);
+    if (r)
+        vm_remove_page(c->vm, page->gpa, page->id);
+    c->by->n_pages += !r;
+    return r;
+}
+
+int look_page_lend(struct look_listener *l, gpa_t gpa, int fd, uint64_t offset)
+{
+    struct look_change c;
+    if (fd < 0 || (gpa & PAGE_OFFSET_MASK) || gpa >= MEMSLOT_HIDDEN_GPA)
+        return -EINVAL;
+    return look_view_begin(l, 0, &c) ? look_view_end(&c, lend_page(&c, gpa, fd, offset)) : -ESRCH;
 }
 
 int look_page_remove(struct look_listener *l, gpa_t gpa)

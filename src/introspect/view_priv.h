@@ -10,6 +10,7 @@
 
 struct look_tools_page {
     gpa_t gpa;
+    gpa_t shown_at; /* gpa itself, or where view 0 has it: then it is hidden at gpa (core/memslot.h) */
     uint32_t id;
 };
 
@@ -37,6 +38,8 @@ struct look_change {
 /* view.c. The VM with a reference, watch.change taken; NULL: it has gone. Its counterpart returns r. */
 struct vm *look_view_begin(struct look_listener *l, unsigned view, struct look_change *c);
 int look_view_end(struct look_change *c, int r);
+/* watch.change is held: look_view_remap. */
+int look_view_point(struct look_change *c, gpa_t gpa, gpa_t target);
 /* watch.change is held: from now on every vCPU goes by the change. Maps without a page go. */
 void look_view_settle(struct look_change *c);
 

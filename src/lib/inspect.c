@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* <vitrine/inspect.h> on a connection: each function is one request of src/abi/control.h, or some. Finding VMs is in inspect_find.c. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -9,15 +10,26 @@
 
 #include "lib/inspect_priv.h"
 
-static bool send_parts(int fd, struct iovec *part, unsigned n)
+/* `given` (-1: none) goes with the first byte. */
+static bool send_parts(int fd, struct iovec *part, unsigned n, int given)
 {
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control = { .head = { .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS } };
+    memcpy(CMSG_DATA(&control.head), &given, sizeof given);
     while (n) {
         struct msghdr message = { .msg_iov = part, .msg_iovlen = n };
+        if (given >= 0) {
+            message.msg_control = &control;
+            message.msg_controllen = sizeof control;
+        }
         ssize_t done = sendmsg(fd, &message, MSG_NOSIGNAL);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
             return false;
+        given = -1;
         for (; n && (size_t)done >= part->iov_len; part++, n--)
             done -= (ssize_t)part->iov_len;
         if (n) {
@@ -75,12 +87,10 @@ static bool receive_head(int socket, struct control_head *head, int *fd, unsigne
     return receive(socket, (char *)head + n, sizeof *head - (size_t)n);
 }
 
-static ssize_t call_parts(struct vitrine_vm *c, struct control_head *head, struct iovec *more, void *reply, size_t reply_max, int *fd, unsigned *n_fds)
+/* The reply to the request of that head. */
+static ssize_t receive_reply(struct vitrine_vm *c, const struct control_head *head, void *reply, size_t reply_max, int *fd, unsigned *n_fds)
 {
-    struct iovec part[] = { { head, sizeof *head }, more[0], more[1] };
     struct control_head answer;
-    if (!send_parts(c->fd, part, 3))
-        return broken(c, ESRCH);
     if (!receive_head(c->fd, &answer, fd, n_fds))
         return broken(c, errno);
     if (answer.call != head->call || answer.sequence != head->sequence || answer.bytes > reply_max)
@@ -91,6 +101,12 @@ static ssize_t call_parts(struct vitrine_vm *c, struct control_head *head, struc
         return answer.bytes;
     errno = answer.error;
     return -1;
+}
+
+static ssize_t call_parts(struct vitrine_vm *c, struct control_head *head, struct iovec *more, void *reply, size_t reply_max, int *fd, unsigned *n_fds)
+{
+    struct iovec part[] = { { head, sizeof *head }, more[0], more[1] };
+    return send_parts(c->fd, part, 3, -1) ? receive_reply(c, head, reply, reply_max, fd, n_fds) : broken(c, ESRCH);
 }
 
 ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, const void *more, uint32_t more_bytes, void *reply,
@@ -108,6 +124,29 @@ ssize_t inspect_call_fds(struct vitrine_vm *c, enum control_call call, const voi
     struct iovec part[] = { { (void *)(uintptr_t)request, bytes }, { NULL, 0 } };
     *n_fds = 0;
     return call_parts(c, &head, part, reply, reply_max, fd, n_fds);
+}
+
+/* Root may open any VM; its files are not for every process that runs one. */
+static bool is_ours(int fd)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) == 0 && (peer.uid == geteuid() || peer.uid == 0);
+}
+
+int inspect_call_giving(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, int fd)
+{
+    struct control_head head = { .bytes = bytes, .call = (uint16_t)call, .sequence = ++c->sequence };
+    struct iovec part[] = { { &head, sizeof head }, { (void *)(uintptr_t)request, bytes } };
+    if (fcntl(fd, F_GETFD) < 0)
+        return -1;
+    if (!is_ours(c->fd)) {
+        errno = EPERM;
+        return -1;
+    }
+    if (!send_parts(c->fd, part, 2, fd))
+        return (int)broken(c, ESRCH);
+    return receive_reply(c, &head, NULL, 0, NULL, NULL) < 0 ? -1 : 0;
 }
 
 int inspect_call_exact(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_bytes)

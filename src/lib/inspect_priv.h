@@ -31,6 +31,9 @@ ssize_t inspect_call(struct vitrine_vm *c, enum control_call call, const void *r
 ssize_t inspect_call_fds(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_max, int *fd,
                          unsigned *n_fds);
 
+/* The same with an fd that goes with the request and stays the caller's; the reply has nothing: 0 or -1. EBADF: it is none; EPERM. */
+int inspect_call_giving(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, int fd);
+
 /* A call whose reply has exactly this size: 0 or -1. */
 int inspect_call_exact(struct vitrine_vm *c, enum control_call call, const void *request, uint32_t bytes, void *reply, size_t reply_bytes);
 

@@ -77,6 +77,12 @@ int vitrine_page_add(struct vitrine_vm *vm, uint64_t gpa)
     return call_view(vm, CONTROL_PAGE_ADD, (struct control_view){ .gpa = gpa });
 }
 
+int vitrine_page_lend(struct vitrine_vm *vm, uint64_t gpa, int fd, uint64_t offset)
+{
+    struct control_lend in = { .number = vm->number, .gpa = gpa, .offset = offset };
+    return inspect_call_giving(vm, CONTROL_PAGE_LEND, &in, sizeof in, fd);
+}
+
 int vitrine_page_remove(struct vitrine_vm *vm, uint64_t gpa)
 {
     return call_view(vm, CONTROL_PAGE_REMOVE, (struct control_view){ .gpa = gpa });

@@ -71,11 +71,35 @@ static bool send_head(int socket, const struct control_head *head, struct contro
     return n > 0 && stream_send(socket, (const char *)head + n, sizeof *head - (size_t)n);
 }
 
+/* A request's head, with up to one fd at its first byte, which is the session's then. */
+static bool receive_head(int socket, struct control_head *head, struct control_session *session)
+{
+    union {
+        struct cmsghdr head;
+        char room[CMSG_SPACE(sizeof(int))]; /* its padding is room for another: the kernel may fill it */
+    } control;
+    struct iovec part = { head, sizeof *head };
+    struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+    ssize_t n;
+    do
+        n = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n <= 0)
+        return false;
+    unsigned n_fds = 0;
+    const struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+    for (int fd; c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && CMSG_LEN((n_fds + 1) * sizeof fd) <= c->cmsg_len; n_fds++) {
+        memcpy(&fd, CMSG_DATA(c) + n_fds * sizeof fd, sizeof fd);
+        control_give_fd(session, stream_move_up(fd));
+    }
+    return n_fds <= 1 && !(message.msg_flags & MSG_CTRUNC) && stream_receive(socket, (char *)head + n, sizeof *head - (size_t)n);
+}
+
 /* Until the peer goes, or says what cannot be read: then where the next request begins is unknown too. */
 static void serve(int fd, struct control_session *session, uint8_t *in, uint8_t *out)
 {
     struct control_head head, reply;
-    while (stream_receive(fd, &head, sizeof head)) {
+    while (receive_head(fd, &head, session)) {
         if (head.bytes > CONTROL_PAYLOAD_MAX || !stream_receive(fd, in, head.bytes))
             return;
         control_handle(session, &head, in, &reply, out);

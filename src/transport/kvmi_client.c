@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "transport/stream.h"
 
 #define LOOK_MS 1000 /* whether the VM is still there, and the endpoint */
@@ -43,6 +44,14 @@ int kvmi_client_connect(const struct kvmi_where *to)
         return r;
     }
     return fd;
+}
+
+/* 0: nobody knows. */
+static pid_t pid_of_peer(int fd, const struct kvmi_where *to)
+{
+    struct ucred peer;
+    socklen_t bytes = sizeof peer;
+    return to->address.any.sa_family == AF_UNIX && !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &bytes) ? peer.pid : 0;
 }
 
 static bool is_ours(int fd)
@@ -130,7 +139,19 @@ static const char *leave(int fd, struct kvmi_session *session, void *out, time_t
     return n > 0 && stream_send(fd, out, (size_t)n) ? NULL : detached;
 }
 
-static const char *converse(int fd, struct kvmi_session *session, struct kvmi_client *client, void *in, void *out)
+/* Said once in the log, however often the tool tries. */
+static void note_refusal(const char *why, const struct kvmi_where *to, struct kvmi_client *client)
+{
+    struct timespec now;
+    if (!why || why == atomic_load(&client->refusal))
+        return;
+    clock_gettime(CLOCK_REALTIME, &now);
+    atomic_store(&client->refusal_ns, (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec);
+    atomic_store(&client->refusal, why);
+    log_write(LOG_WARN, "kvmi: %s: a command was refused: %s", to->name, why);
+}
+
+static const char *converse(int fd, const struct kvmi_where *to, struct kvmi_session *session, struct kvmi_client *client, void *in, void *out)
 {
     const char *why = NULL;
     time_t until = 0;
@@ -143,6 +164,7 @@ static const char *converse(int fd, struct kvmi_session *session, struct kvmi_cl
                 continue;
         }
         why = exchange(fd, session, in, out);
+        note_refusal(kvmi_session_refusal(session), to, client);
         atomic_store(&client->dialect, kvmi_session_dialect(session));
         atomic_store(&client->wants_unhook, kvmi_session_wants_unhook(session));
     }
@@ -154,8 +176,10 @@ const char *kvmi_client_serve(int fd, const struct kvmi_where *to, uint32_t vm_n
     struct kvmi_session *session = kvmi_session_create(vm_number, &to->options);
     uint8_t *buffers = malloc(UINT16_MAX + 1 + KVMI_OUT_BYTES);
     const char *why = strerror(ENOMEM);
+    if (session)
+        kvmi_session_set_peer(session, pid_of_peer(fd, to));
     if (session && buffers)
-        why = converse(fd, session, client, buffers, buffers + UINT16_MAX + 1);
+        why = converse(fd, to, session, client, buffers, buffers + UINT16_MAX + 1);
     if (session)
         kvmi_session_destroy(session);
     free(buffers);

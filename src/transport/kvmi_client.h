@@ -15,6 +15,9 @@ struct kvmi_client {
     _Atomic bool is_leaving;   /* set by them: the tool is told, if it wants to be, and may tidy up */
     _Atomic bool wants_unhook; /* it wants to be; else whoever sets is_leaving shuts the socket down */
     _Atomic char dialect;      /* 'a', 'b', 'c'; 0: not known yet */
+    /* Why a command was refused, the last of the connection's for which there is more to say than its error; NULL: none was. */
+    const char *_Atomic refusal;
+    _Atomic uint64_t refusal_ns; /* CLOCK_REALTIME, set before */
 };
 
 /* A connected fd, or -errno. Waits not much longer than a second. */

@@ -79,6 +79,7 @@ static void note_state(struct endpoint *e, bool is_connected)
     e->since_ns = realtime_ns();
     atomic_store(&e->client.dialect, 0);
     atomic_store(&e->client.wants_unhook, false);
+    atomic_store(&e->client.refusal, NULL);
 }
 
 /* Said once in the log, however often it happens. */
@@ -305,6 +306,7 @@ static int kvmi_detach(uint32_t vm_number, const char *text)
 
 static void describe(const struct endpoint *e, struct vitrine_endpoint *out)
 {
+    const char *refusal = atomic_load(&e->client.refusal);
     bool is_leaving = atomic_load(&e->client.is_leaving);
     *out = (struct vitrine_endpoint){ .state = is_leaving        ? VITRINE_ENDPOINT_LEAVING
                                                : e->is_connected ? VITRINE_ENDPOINT_CONNECTED
@@ -317,6 +319,10 @@ static void describe(const struct endpoint *e, struct vitrine_endpoint *out)
     _Static_assert(sizeof out->where >= sizeof e->where.name && sizeof out->error == sizeof e->error, "texts fit");
     memcpy(out->where, e->where.name, sizeof e->where.name);
     memcpy(out->error, e->error, sizeof e->error);
+    if (refusal) {
+        snprintf(out->error, sizeof out->error, "a command was refused: %s", refusal);
+        out->error_ns = atomic_load(&e->client.refusal_ns);
+    }
 }
 
 static unsigned kvmi_list(uint32_t vm_number, struct vitrine_endpoint *out, unsigned max)

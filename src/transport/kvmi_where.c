@@ -89,6 +89,14 @@ static const char *parse_key(const char *key, struct kvmi_where *out)
     return NULL;
 }
 
+static const char *parse_guest(const char *which, struct kvmi_where *out)
+{
+    if (!*which || strlen(which) >= sizeof out->options.guest)
+        return "guest= needs the name or pid of a machine";
+    strcpy(out->options.guest, which);
+    return NULL;
+}
+
 static const char *parse_option(const char *text, struct kvmi_where *out)
 {
     if (!strncmp(text, "key=", 4))
@@ -99,7 +107,9 @@ static const char *parse_option(const char *text, struct kvmi_where *out)
         return kvmi_policy_parse(text + 6, KVMI_POLICY_ALLOW, &out->options.policy);
     if (!strncmp(text, "deny=", 5))
         return kvmi_policy_parse(text + 5, KVMI_POLICY_DENY, &out->options.policy);
-    return "the options are key=, dialect=, allow= and deny=";
+    if (!strncmp(text, "guest=", 6))
+        return parse_guest(text + 6, out);
+    return "the options are key=, dialect=, allow=, deny= and guest=";
 }
 
 const char *kvmi_where_name(const char *text, struct kvmi_where *out)

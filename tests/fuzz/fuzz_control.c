@@ -3,10 +3,12 @@
  * Random requests to the control front, of the right and of wrong sizes, about a VM that runs meanwhile: nothing crashes or hangs, an answer stays within its
  * bounds, and when the session ends the guest runs on. Payloads lie at the end of a page, so that reading beyond them is seen. See batches.h.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "batches.h"
 #include "counter.h"
@@ -61,6 +63,8 @@ static uint32_t usual_bytes(unsigned call)
     case CONTROL_PAGE_ADD:
     case CONTROL_PAGE_REMOVE:
         return sizeof(struct control_view);
+    case CONTROL_PAGE_LEND:
+        return sizeof(struct control_lend);
     case CONTROL_VIEW_ACCESS:
     case CONTROL_VIEW_PIECES:
     case CONTROL_VIEW_PAGES:
@@ -94,6 +98,21 @@ static void make_sensible_view(uint64_t *s, uint8_t *in, uint32_t bytes)
     }
 }
 
+/* A file of two pages or something that is none comes with the request, mostly. */
+static void give(struct control_session *session, uint64_t *s, uint8_t *in, uint32_t bytes)
+{
+    struct control_lend l = { .gpa = batches_choose(s, 40) << 12, .offset = batches_choose(s, 3) << 12 };
+    int fd = batches_choose(s, 8) ? memfd_create("lent", MFD_CLOEXEC) : open("/dev/null", O_RDWR | O_CLOEXEC);
+    int ignored = ftruncate(fd, 2 * 4096);
+    (void)ignored; /* not of the device */
+    if (batches_choose(s, 16))
+        control_give_fd(session, fd);
+    else
+        close(fd);
+    if (bytes == sizeof l && batches_choose(s, 4))
+        memcpy(in, &l, sizeof l);
+}
+
 static void request(struct control_session *session, uint64_t *s, uint8_t *end, uint8_t *out)
 {
     struct control_head head = { .call = (uint16_t)(batches_choose(s, 16) ? batches_choose(s, CONTROL_CALLS) : batches_random(s)),
@@ -116,6 +135,8 @@ static void request(struct control_session *session, uint64_t *s, uint8_t *end, 
         make_sensible(s, in, head.bytes);
     if (head.call >= CONTROL_VIEW_DELETE && head.call <= CONTROL_PAGE_REMOVE && head.bytes >= sizeof(struct control_view) && batches_choose(s, 4))
         make_sensible_view(s, in, head.bytes);
+    if (head.call == CONTROL_PAGE_LEND || batches_choose(s, 64) == 0)
+        give(session, s, in, head.call == CONTROL_PAGE_LEND ? head.bytes : 0);
     if (head.bytes >= 8) {
         memcpy(in, &number, 4);
         if (head.call != CONTROL_READ)

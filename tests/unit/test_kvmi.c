@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Sessions of the KVMI front in process, on the real engine: what a booted guest does not show (tests/guest/run-kvmi-events). vCPUs that are made while a tool
- * is there, a guest that a tool ends, a VM that goes while an event waits.
+ * is there, a guest that a tool ends, a VM that goes while an event waits; pages in other VMs of this process.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,10 +11,12 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "abi/kvmi_rfc.h"
 #include "core/vm.h"
 #include "front/kvmi/kvmi.h"
 #include "tests/unit/watched.h"
@@ -214,12 +216,109 @@ static void test_vm_goes(void **state)
     kvmi_session_destroy(t.session);
 }
 
+/* ---- the machine that a tool runs in ---- */
+
+#define SHARED_AT 0x100000u
+
+/* A VM more in this process, with nothing in it. */
+static int empty_vm(const struct real_guest *g, struct vm **vm)
+{
+    int fd = vitrine_ioctl(g->dev_fd, KVM_CREATE_VM, NULL);
+    *vm = vm_find(g->vm->number + 1);
+    assert_non_null(*vm);
+    return fd;
+}
+
+/* A page that can be mapped elsewhere, as the guest's second slot. */
+static uint8_t *add_shared_page(const struct real_guest *g, int *file)
+{
+    *file = memfd_create("shared", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(*file, 4096), 0);
+    uint8_t *at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, *file, 0);
+    struct kvm_userspace_memory_region region = { .slot = 1, .guest_phys_addr = SHARED_AT, .memory_size = 4096, .userspace_addr = (uintptr_t)at };
+    assert_int_equal(vitrine_ioctl(g->vm_fd, KVM_SET_USER_MEMORY_REGION, &region), 0);
+    return at;
+}
+
+static int map_page(struct tool *t, uint64_t gpa, uint64_t gfn)
+{
+    return call(t, KVMI17_MAP_PHYSICAL_PAGE_TO_GUEST, &(struct kvmi17_map_page){ gpa, gfn }, sizeof(struct kvmi17_map_page));
+}
+
+static int unmap_page(struct tool *t, uint64_t gfn)
+{
+    return call(t, KVMI17_UNMAP_PHYSICAL_PAGE_FROM_GUEST, &gfn, sizeof gfn);
+}
+
+static void assert_refused(struct tool *t, int error, const char *words)
+{
+    assert_int_equal(error, -EOPNOTSUPP);
+    assert_non_null(strstr(kvmi_session_refusal(t->session), words));
+}
+
+static uint8_t byte_of(struct vm *vm, gpa_t gpa)
+{
+    uint8_t byte = 0;
+    assert_int_equal(vm_read(vm, gpa, &byte, 1), 0);
+    return byte;
+}
+
+/* Two VMs of this process: by name, and by the process that listens, if it is clear which. */
+static void test_home(void **state)
+{
+    (void)state;
+    struct kvmi_options named = { .dialect = &kvmi_dialect_rfc }, nameless = named;
+    struct real_guest g;
+    struct vm *second;
+    int file;
+    real_guest_create(&g, RAM_BYTES, code_cpuids, (size_t)(code_cpuids_end - code_cpuids), false);
+    uint8_t *page = add_shared_page(&g, &file), byte = 0x77;
+    struct tool t = { .session = kvmi_session_create(g.vm->number, &nameless) };
+    assert_refused(&t, map_page(&t, SHARED_AT, 0x200), "nothing says");
+    kvmi_session_set_peer(t.session, getppid());
+    assert_refused(&t, map_page(&t, SHARED_AT, 0x200), "runs no machine");
+    kvmi_session_set_peer(t.session, getpid());
+    assert_int_equal(map_page(&t, SHARED_AT, 0x200), 0);
+    page[5] = 0x33;
+    assert_int_equal(byte_of(g.vm, 0x200005), 0x33);
+    assert_refused(&t, map_page(&t, 0, 0x201), "private memory");
+    assert_int_equal(unmap_page(&t, 0x201), -ENOENT);
+    kvmi_session_destroy(t.session);
+    assert_int_equal(vm_read(g.vm, 0x200005, &byte, 1), -EFAULT);
+
+    int fd = empty_vm(&g, &second);
+    t = (struct tool){ .session = kvmi_session_create(g.vm->number, &nameless) };
+    kvmi_session_set_peer(t.session, getpid());
+    assert_refused(&t, map_page(&t, SHARED_AT, 0x200), "several machines");
+    kvmi_session_destroy(t.session);
+    snprintf(named.guest, sizeof named.guest, "%d.%u", (int)getpid(), second->number);
+    t = (struct tool){ .session = kvmi_session_create(g.vm->number, &named) };
+    assert_int_equal(map_page(&t, SHARED_AT, 0x200), 0);
+    assert_int_equal(byte_of(second, 0x200005), 0x33);
+    assert_int_equal(vm_write(second, 0x200006, &byte, 1), 0);
+    assert_int_equal(page[6], byte);
+    assert_int_equal(unmap_page(&t, 0x200), 0);
+    assert_int_equal(vm_read(second, 0x200005, &byte, 1), -EFAULT);
+    assert_int_equal(map_page(&t, SHARED_AT, 0x200), 0);
+    vm_put(second);
+    vitrine_close(fd);
+    for (struct vm *vm; (vm = vm_find_exactly(g.vm->number + 1)); usleep(1000)) /* a tool's connection may still have it */
+        vm_put(vm);
+    assert_refused(&t, map_page(&t, SHARED_AT, 0x200), "has gone");
+    assert_refused(&t, map_page(&t, SHARED_AT, 0x200), "does not run");
+    kvmi_session_destroy(t.session);
+    real_guest_destroy(&g);
+    munmap(page, 4096);
+    close(file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_new_vcpus),
         cmocka_unit_test(test_crash),
         cmocka_unit_test(test_vm_goes),
+        cmocka_unit_test(test_home),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

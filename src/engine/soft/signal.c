@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <ucontext.h>
 
 #include "base/guard.h"
@@ -90,6 +91,20 @@ static bool memory_fault_of(struct soft_vcpu *sv, const greg_t *g, const void *a
     return false;
 }
 
+/* A tool's page whose file was made shorter, by a process that is nothing to the client: it is a page of zeroes from now on, and the access starts again. */
+static bool mend_tools_page(struct soft_vcpu *sv, const greg_t *g, const void *address)
+{
+    if (g[REG_TRAPNO] != VEC_PF || !atomic_load(&sv->in_guest_mode))
+        return false;
+    const struct memslots *t = slots_seen(sv);
+    for (unsigned i = 0; i < t->n; i++) {
+        const struct memslot *s = &t->slot[i];
+        if (memslot_is_tools(s) && (uint64_t)((hva_t)address - s->hva) < s->bytes)
+            return mmap(s->hva, s->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+    }
+    return false;
+}
+
 /* Vanished memory met by C: the way out of translated code if that called us, else run_unwind. By the context, so that the guest's vectors come back too. */
 static bool take_from_c(struct soft_vcpu *sv, greg_t *g)
 {
@@ -141,7 +156,8 @@ static void handle(int sig, siginfo_t *info, void *context)
 {
     int saved_errno = errno;
     bool is_raised = info->si_code > 0; /* else somebody sent it, and the trap number is an old one's */
-    if (!is_raised || !(guard_recover(context) || (current && take(current, context, info->si_addr))))
+    if (!is_raised || !(guard_recover(context) || (current && (mend_tools_page(current, ((ucontext_t *)context)->uc_mcontext.gregs, info->si_addr) ||
+                                                               take(current, context, info->si_addr)))))
         signals_deliver(sig, info, context);
     errno = saved_errno;
 }

@@ -97,11 +97,12 @@ static const struct control_entry {
     [CONTROL_VIEW_REMAP]     = { ABOUT_VM, sizeof(struct control_view),                                false, control_view_remap },
     [CONTROL_PAGE_ADD]       = { ABOUT_VM, sizeof(struct control_view),                                false, control_page_add },
     [CONTROL_PAGE_REMOVE]    = { ABOUT_VM, sizeof(struct control_view),                                false, control_page_remove },
+    [CONTROL_PAGE_LEND]      = { ABOUT_VM, sizeof(struct control_lend),                                false, control_page_lend },
 };
 /* clang-format on */
 _Static_assert(offsetof(struct control_view, number) == 0 && offsetof(struct control_subscription, number) == 0 &&
                    offsetof(struct control_answer, number) == 0 && offsetof(struct control_vm, number) == 0 && offsetof(struct control_vcpu, number) == 0 &&
-                   offsetof(struct control_memory, number) == 0 && offsetof(struct control_step, number) == 0 &&
+                   offsetof(struct control_memory, number) == 0 && offsetof(struct control_lend, number) == 0 && offsetof(struct control_step, number) == 0 &&
                    offsetof(struct control_step, vcpu) == offsetof(struct control_vcpu, vcpu),
                "requests about a VM begin with its number, those about a vCPU go on with its");
 
@@ -135,6 +136,19 @@ static void control_close_fds(struct control_session *s)
         close(s->fd[--s->n_fds]);
 }
 
+static void control_close_given(struct control_session *s)
+{
+    if (s->given_fd >= 0)
+        close(s->given_fd);
+    s->given_fd = -1;
+}
+
+void control_give_fd(struct control_session *s, int fd)
+{
+    control_close_given(s);
+    s->given_fd = fd;
+}
+
 unsigned control_take_fds(struct control_session *s, int fd[CONTROL_FDS_MAX])
 {
     unsigned n = s->n_fds;
@@ -151,18 +165,23 @@ void control_handle(struct control_session *s, const struct control_head *head, 
     int r = -ENOSYS;
     if (e)
         r = head->bytes == e->least_bytes || (e->takes_more && head->bytes > e->least_bytes) ? handle_about(e, &a) : -EINVAL;
+    control_close_given(s);
     *reply = (struct control_head){ .bytes = r ? 0 : a.out_bytes, .call = head->call, .error = (uint16_t)-r, .sequence = head->sequence };
 }
 
 struct control_session *control_session_create(void)
 {
-    return calloc(1, sizeof(struct control_session));
+    struct control_session *s = calloc(1, sizeof *s);
+    if (s)
+        s->given_fd = -1;
+    return s;
 }
 
 void control_session_destroy(struct control_session *s)
 {
     control_ears_close(s);
     control_close_fds(s);
+    control_close_given(s);
     control_holds_end(s);
     free(s);
 }

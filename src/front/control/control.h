@@ -30,6 +30,8 @@ void control_session_destroy(struct control_session *s);
  * Nothing that a request says is trusted.
  */
 void control_handle(struct control_session *s, const struct control_head *head, const void *payload, struct control_head *reply, void *out);
+/* An fd that comes with the next request: the session's from now on. */
+void control_give_fd(struct control_session *s, int fd);
 /* The fds that go with the last reply: their number. They are the caller's to close. */
 unsigned control_take_fds(struct control_session *s, int fd[CONTROL_FDS_MAX]);
 

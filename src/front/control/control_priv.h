@@ -34,6 +34,7 @@ struct control_session {
     struct control_ear *ears;
     unsigned n_fds; /* with the last reply, until they are taken */
     int fd[CONTROL_FDS_MAX];
+    int given_fd; /* with the request; -1: none */
 };
 
 /* One request in a handler's hands. */
@@ -99,6 +100,7 @@ int control_view_pages(struct control_arg *a);
 int control_view_remap(struct control_arg *a);
 int control_page_add(struct control_arg *a);
 int control_page_remove(struct control_arg *a);
+int control_page_lend(struct control_arg *a);
 
 /* vms.c */
 int control_next_vm(struct control_arg *a);

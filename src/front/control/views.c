@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* Views of guest memory and pages of tools: what a connection has set is its listener's (introspect/view.h), which goes with it. See control.h. */
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "front/control/control_priv.h"
 #include "introspect/view.h"
@@ -116,4 +120,27 @@ int control_page_remove(struct control_arg *a)
     struct look_listener *l;
     int r = control_ear_open(a, &l);
     return r ? r : look_page_remove(l, ((const struct control_view *)a->in)->gpa);
+}
+
+/* A page of an ordinary file that may be written: 0 or why not. Huge pages do not come one by one. */
+static int check_file(int fd, uint64_t offset)
+{
+    struct stat st;
+    struct statfs system;
+    if (fd < 0 || fstat(fd, &st) || fstatfs(fd, &system))
+        return -EBADF;
+    if (!S_ISREG(st.st_mode) || system.f_type == HUGETLBFS_MAGIC || (offset & PAGE_OFFSET_MASK) || offset > INT64_MAX - PAGE_BYTES ||
+        (int64_t)(offset + PAGE_BYTES) > st.st_size)
+        return -EINVAL;
+    return (fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH)) == O_RDWR ? 0 : -EACCES;
+}
+
+int control_page_lend(struct control_arg *a)
+{
+    const struct control_lend *in = a->in;
+    struct look_listener *l;
+    int r = check_file(a->session->given_fd, in->offset);
+    if (!r)
+        r = control_ear_open(a, &l);
+    return r ? r : look_page_lend(l, in->gpa, a->session->given_fd, in->offset);
 }

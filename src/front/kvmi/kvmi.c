@@ -286,6 +286,16 @@ const char *kvmi_session_why(const struct kvmi_session *s)
     return s->why;
 }
 
+void kvmi_session_set_peer(struct kvmi_session *s, pid_t pid)
+{
+    s->peer_pid = pid;
+}
+
+const char *kvmi_session_refusal(const struct kvmi_session *s)
+{
+    return s->refusal;
+}
+
 bool kvmi_session_wants_unhook(const struct kvmi_session *s)
 {
     return s->wants_unhook;
@@ -293,6 +303,7 @@ bool kvmi_session_wants_unhook(const struct kvmi_session *s)
 
 void kvmi_session_destroy(struct kvmi_session *s)
 {
+    kvmi_home_close(s);
     struct vm *vm = vm_find_exactly(s->vm_number);
     if (s->listener)
         look_listener_destroy(s->listener);

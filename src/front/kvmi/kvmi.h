@@ -24,9 +24,12 @@ struct kvmi_policy {
     char names[512]; /* with '+' between them */
 };
 
+#define KVMI_GUEST_BYTES 80u
+
 struct kvmi_options {
     const struct kvmi_dialect *dialect; /* NULL: by what the tool says */
     struct kvmi_policy policy;
+    char guest[KVMI_GUEST_BYTES]; /* the machine that the tool runs in, as users name it; empty: the one of the process that listens */
 };
 
 /* NULL, or why it cannot be: a letter or "auto"; a list of names with '+' between them, capital or small letters. */
@@ -89,6 +92,10 @@ bool kvmi_find_vm(uint32_t number, struct kvmi_vm *out);
 /* `options` stay the caller's, and as they are. NULL: no memory. */
 struct kvmi_session *kvmi_session_create(uint32_t vm_number, const struct kvmi_options *options);
 void kvmi_session_destroy(struct kvmi_session *s);
+/* The process that listens. */
+void kvmi_session_set_peer(struct kvmi_session *s, pid_t pid);
+/* Why a command was refused, the last one for which there is more to say than its error; NULL: none was. Stays valid. */
+const char *kvmi_session_refusal(const struct kvmi_session *s);
 /* The letter of its dialect. */
 char kvmi_session_dialect(const struct kvmi_session *s);
 /* Why kvmi_handle was -EPROTO; stays valid. */

@@ -88,12 +88,22 @@ struct kvmi_cpu {
     struct watch_record asked;
 };
 
+/* The machine that the tool runs in, and where in it there are pages of this one. */
+struct kvmi_home {
+    struct vitrine_vm *vm; /* NULL: not opened */
+    uint64_t *gfn;
+    unsigned n;
+};
+
 struct kvmi_session {
     const struct kvmi_dialect *dialect;
     const struct kvmi_options *options;
     const char *why; /* the connection had to end */
     bool has_spoken;
     bool is_dialect_open; /* and may be another one by what comes next */
+    const char *refusal;  /* of the last command that could not be done for a reason that its error does not tell */
+    pid_t peer_pid;       /* of the process that listens; 0: not known */
+    struct kvmi_home home;
     uint32_t vm_number;
     unsigned n_cpus;
     uint32_t next_sequence;
@@ -169,7 +179,14 @@ int kvmi_alloc_gfn(struct kvmi_arg *a);
 int kvmi_free_gfn(struct kvmi_arg *a);
 int kvmi_change_gfn(struct kvmi_arg *a);
 
+/* home.c: to and from the machine that the tool runs in */
+int kvmi_map_page_to_guest(struct kvmi_arg *a);
+int kvmi_unmap_page_from_guest(struct kvmi_arg *a);
+
 /* ---- behaviour ---- */
+
+/* home.c: takes back the pages that are in it. */
+void kvmi_home_close(struct kvmi_session *s);
 
 /* pages.c: each page that can be; the first mistake's error. `entry` need not be aligned. */
 int kvmi_set_access(struct kvmi_arg *a, unsigned view, const struct kvmi_page_access *entry, unsigned n);
