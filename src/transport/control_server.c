@@ -22,6 +22,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/signals.h"
 #include "base/thread.h"
@@ -90,7 +91,7 @@ static bool receive_head(int socket, struct control_head *head, struct control_s
     const struct cmsghdr *c = CMSG_FIRSTHDR(&message);
     for (int fd; c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && CMSG_LEN((n_fds + 1) * sizeof fd) <= c->cmsg_len; n_fds++) {
         memcpy(&fd, CMSG_DATA(c) + n_fds * sizeof fd, sizeof fd);
-        control_give_fd(session, stream_move_up(fd));
+        control_give_fd(session, fd_move_up(fd));
     }
     return n_fds <= 1 && !(message.msg_flags & MSG_CTRUNC) && stream_receive(socket, (char *)head + n, sizeof *head - (size_t)n);
 }
@@ -189,7 +190,7 @@ static int open_socket(void)
     int low = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (low < 0)
         return -errno;
-    int fd = stream_move_up(low);
+    int fd = fd_move_up(low);
     int r = bind_name(fd);
     if (!r && listen(fd, 16))
         r = -errno;

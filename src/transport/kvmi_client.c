@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "transport/stream.h"
 
@@ -34,7 +35,7 @@ int kvmi_client_connect(const struct kvmi_where *to)
     int low = socket(to->address.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (low < 0)
         return -errno;
-    int fd = stream_move_up(low);
+    int fd = fd_move_up(low);
     set_time_limit(fd, SO_SNDTIMEO, CONNECT_SECONDS);
     if (to->address.any.sa_family == AF_VSOCK)
         setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit, sizeof limit);

@@ -3,11 +3,7 @@
 #include "transport/stream.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <sys/socket.h>
-#include <unistd.h>
-
-#define FD_LEAST 512
 
 bool stream_receive(int fd, void *to, size_t bytes)
 {
@@ -31,13 +27,4 @@ bool stream_send(int fd, const void *from, size_t bytes)
             return false;
     }
     return true;
-}
-
-int stream_move_up(int fd)
-{
-    int high = fcntl(fd, F_DUPFD_CLOEXEC, FD_LEAST);
-    if (high < 0)
-        return fd;
-    close(fd);
-    return high;
 }

@@ -11,7 +11,4 @@
 bool stream_receive(int fd, void *to, size_t bytes);
 bool stream_send(int fd, const void *from, size_t bytes);
 
-/* Moves an fd out of the way of programs that expect their own numbers, if the limit allows it: its number then. */
-int stream_move_up(int fd);
-
 #endif
