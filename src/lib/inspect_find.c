@@ -115,10 +115,14 @@ static void search_process(struct search *s, const char *socket)
     struct vitrine_vm c;
     struct vitrine_vm_info info;
     uint32_t pid;
-    if (inspect_connect(&c, socket, &pid)) {
-        if (errno != ECONNREFUSED) /* it is just ending */
+    /* Who hangs up does not let us in, or is just ending: then nobody is there the second time. */
+    for (unsigned tries = 0; inspect_connect(&c, socket, &pid); tries++) {
+        if (errno == ECONNREFUSED)
+            return;
+        if (errno != EACCES || tries) {
             s->error = errno;
-        return;
+            return;
+        }
     }
     struct control_vm in = { .number = 1 };
     while (inspect_call(&c, CONTROL_NEXT_VM, &in, sizeof in, NULL, 0, &info, sizeof info) == sizeof info) {
