@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <malloc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -291,10 +292,19 @@ static unsigned count_threads(void)
     return n;
 }
 
+/* The sockets by which tools find VMs belong to a network namespace: in one of its own, nobody's connection is counted. */
+static void leave_tools_behind(void)
+{
+    if (unshare(CLONE_NEWNET) && unshare(CLONE_NEWUSER | CLONE_NEWNET))
+        printf("# no network namespace of its own: a tool that looks into all VMs would be counted\n");
+}
+
 void usage_init(char **argv)
 {
-    if (getenv("GLIBC_TUNABLES"))
+    if (getenv("GLIBC_TUNABLES")) {
+        leave_tools_behind();
         return;
+    }
     setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0", 1);
     execv("/proc/self/exe", argv); /* if it cannot, the figures are less exact */
 }

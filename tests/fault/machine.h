@@ -54,6 +54,7 @@ struct usage {
     uint64_t heap_bytes, mapped_bytes;
 };
 void usage_take(struct usage *u);
-void usage_init(char **argv); /* first in main: starts the program again without the heap's caches per thread, which count as in use */
+/* First in main: starts the program again without the heap's caches per thread, which count as in use, and out of reach of tools of other tests. */
+void usage_init(char **argv);
 
 #endif
