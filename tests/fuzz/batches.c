@@ -3,7 +3,7 @@
 #include "batches.h"
 
 #include <poll.h>
-#include <signal.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -87,6 +87,28 @@ int batches_run(const struct batches *b)
     } while (!only && goes_on);
     printf("# %u batches, %llu %s\nok - %s\n", n, (unsigned long long)*counted, b->what, b->name);
     return 0;
+}
+
+static void on_kick(int sig)
+{
+    (void)sig;
+}
+
+void batches_race(void *(*body)(void *), void *arg, size_t arg_bytes, unsigned n)
+{
+    const struct sigaction kick = { .sa_handler = on_kick };
+    pthread_t thread[BATCHES_RACERS_MAX];
+    sigaction(BATCHES_KICK, &kick, NULL);
+    for (unsigned i = 0; i < n; i++)
+        if (pthread_create(&thread[i], NULL, body, (char *)arg + i * arg_bytes))
+            exit(1);
+    while (n) {
+        if (pthread_tryjoin_np(thread[n - 1], NULL) == 0)
+            n--;
+        for (unsigned i = 0; i < n; i++)
+            pthread_kill(thread[i], BATCHES_KICK);
+        usleep(1000);
+    }
 }
 
 uint8_t *batches_room(size_t bytes)

@@ -6,6 +6,7 @@
 #ifndef VITRINE_TESTS_FUZZ_BATCHES_H
 #define VITRINE_TESTS_FUZZ_BATCHES_H
 
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,14 @@ void batches_count(unsigned n);
 uint64_t batches_random(uint64_t *state);
 /* 0 to n - 1. */
 unsigned batches_choose(uint64_t *state, unsigned n);
+
+/*
+ * `body` on n threads, with arg, arg + arg_bytes and so on, and a signal to each of them every millisecond, which interrupts what can be interrupted. Returns
+ * when all have returned; ends the child if a thread is refused.
+ */
+#define BATCHES_RACERS_MAX 3u
+#define BATCHES_KICK SIGUSR1
+void batches_race(void *(*body)(void *), void *arg, size_t arg_bytes, unsigned n);
 
 /* So many bytes, a multiple of a page, with a hole before and behind: what touches more faults. Ends the child if there is no memory. */
 uint8_t *batches_room(size_t bytes);

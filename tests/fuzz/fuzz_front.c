@@ -26,10 +26,8 @@
 #define CALLS_PER_BATCH 3000
 #define BATCH_SECONDS 120
 #define FIXED_BATCHES 20
-#define THREADS_MAX 3
 #define CPUS 2
 #define RAM_BYTES 0x100000u
-#define KICK_SIGNAL SIGUSR1
 
 /* What all threads share; fds change under them. */
 static struct {
@@ -38,11 +36,9 @@ static struct {
     _Atomic(struct kvm_run *) run[CPUS];
     uint8_t *ram;
     bool is_racing;
-    _Atomic unsigned n_left;
 } client;
 
 struct caller {
-    pthread_t thread;
     uint64_t state;
     uint8_t *page; /* of arguments; the next page is not readable */
     unsigned n_calls;
@@ -112,7 +108,7 @@ static void *argument(struct caller *c, unsigned long request)
     if (is_region)
         limit_region(c);
     if (is_mask) /* the kick must come through */
-        c->page[4 + (KICK_SIGNAL - 1) / 8] &= (uint8_t) ~(1u << (KICK_SIGNAL - 1) % 8);
+        c->page[4 + (BATCHES_KICK - 1) / 8] &= (uint8_t) ~(1u << (BATCHES_KICK - 1) % 8);
     return c->page;
 }
 
@@ -165,7 +161,6 @@ static void *calls(void *arg)
     for (unsigned i = 0; i < c->n_calls; i++)
         call(c);
     batches_count(c->n_calls);
-    atomic_fetch_sub(&client.n_left, 1);
     return NULL;
 }
 
@@ -196,38 +191,16 @@ static void client_create(uint64_t *s)
     }
 }
 
-static void on_kick(int sig)
-{
-    (void)sig;
-}
-
-static void kick_all(struct caller *c, unsigned n)
-{
-    while (atomic_load(&client.n_left)) {
-        for (unsigned i = 0; i < n; i++)
-            pthread_kill(c[i].thread, KICK_SIGNAL);
-        usleep(1000);
-    }
-}
-
 static void batch(uint64_t seed)
 {
-    struct caller c[THREADS_MAX];
-    struct sigaction kick = { .sa_handler = on_kick };
+    struct caller c[BATCHES_RACERS_MAX];
     uint64_t s = seed;
-    sigaction(KICK_SIGNAL, &kick, NULL);
     client.is_racing = batches_choose(&s, 2);
     client_create(&s);
-    unsigned n = client.is_racing ? THREADS_MAX : 1;
-    atomic_store(&client.n_left, n);
-    for (unsigned i = 0; i < n; i++) {
-        c[i] = (struct caller){ .state = s + i * 0x9e3779b97f4a7c15, .n_calls = CALLS_PER_BATCH / n };
-        if (pthread_create(&c[i].thread, NULL, calls, &c[i]))
-            exit(1);
-    }
-    kick_all(c, n);
+    unsigned n = client.is_racing ? BATCHES_RACERS_MAX : 1;
     for (unsigned i = 0; i < n; i++)
-        pthread_join(c[i].thread, NULL);
+        c[i] = (struct caller){ .state = s + i * 0x9e3779b97f4a7c15, .n_calls = CALLS_PER_BATCH / n };
+    batches_race(calls, c, sizeof *c, n);
     vitrine_close(client.vm_fd);
     for (unsigned i = 0; i < CPUS; i++)
         vitrine_close(client.cpu_fd[i]);

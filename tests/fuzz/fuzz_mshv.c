@@ -24,20 +24,16 @@
 #define CALLS_PER_BATCH 3000
 #define BATCH_SECONDS 120
 #define FIXED_BATCHES 20
-#define THREADS_MAX 3
 #define VPS 2
 #define RAM_BYTES 0x100000u
-#define KICK_SIGNAL SIGUSR1
 #define PAGE_TABLES_AT 0x10000u
 
 static struct {
     int dev_fd, pt_fd, event_fd, vp_fd[VPS];
     uint8_t *ram;
-    _Atomic unsigned n_left;
 } client;
 
 struct caller {
-    pthread_t thread;
     uint64_t state;
     uint8_t *page; /* of arguments; the page behind the third is not readable */
     unsigned n_calls;
@@ -212,7 +208,6 @@ static void *calls(void *arg)
     for (unsigned i = 0; i < c->n_calls; i++)
         call(c);
     batches_count(c->n_calls);
-    atomic_fetch_sub(&client.n_left, 1);
     return NULL;
 }
 
@@ -238,37 +233,15 @@ static void client_create(void)
             exit(1);
 }
 
-static void on_kick(int sig)
-{
-    (void)sig;
-}
-
-static void kick_all(struct caller *c, unsigned n)
-{
-    while (atomic_load(&client.n_left)) {
-        for (unsigned i = 0; i < n; i++)
-            pthread_kill(c[i].thread, KICK_SIGNAL);
-        usleep(1000);
-    }
-}
-
 static void batch(uint64_t seed)
 {
-    struct caller c[THREADS_MAX];
-    struct sigaction kick = { .sa_handler = on_kick };
+    struct caller c[BATCHES_RACERS_MAX];
     uint64_t s = seed;
-    sigaction(KICK_SIGNAL, &kick, NULL);
-    unsigned n = batches_choose(&s, 2) ? THREADS_MAX : 1;
+    unsigned n = batches_choose(&s, 2) ? BATCHES_RACERS_MAX : 1;
     client_create();
-    atomic_store(&client.n_left, n);
-    for (unsigned i = 0; i < n; i++) {
-        c[i] = (struct caller){ .state = s + i * 0x9e3779b97f4a7c15, .n_calls = CALLS_PER_BATCH / n };
-        if (pthread_create(&c[i].thread, NULL, calls, &c[i]))
-            exit(1);
-    }
-    kick_all(c, n);
     for (unsigned i = 0; i < n; i++)
-        pthread_join(c[i].thread, NULL);
+        c[i] = (struct caller){ .state = s + i * 0x9e3779b97f4a7c15, .n_calls = CALLS_PER_BATCH / n };
+    batches_race(calls, c, sizeof *c, n);
     vitrine_close(client.pt_fd);
     for (unsigned i = 0; i < VPS; i++)
         vitrine_close(client.vp_fd[i]);
