@@ -112,3 +112,19 @@ struct vitrine_vm *real_guest_open(void)
     snprintf(self, sizeof self, "%d", (int)getpid());
     return vitrine_vm_open(self);
 }
+
+struct vitrine_vm *real_guest_begin(struct real_guest *g, uint32_t ram_bytes, const void *code, size_t bytes, pthread_t *client)
+{
+    real_guest_create(g, ram_bytes, code, bytes, false);
+    *client = real_guest_start(g);
+    struct vitrine_vm *tool = real_guest_open();
+    assert_non_null(tool);
+    return tool;
+}
+
+void real_guest_end(struct real_guest *g, pthread_t client, struct vitrine_vm *tool)
+{
+    vitrine_vm_close(tool);
+    real_guest_kick_until_ended(g, client);
+    real_guest_destroy(g);
+}

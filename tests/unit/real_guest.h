@@ -45,4 +45,8 @@ void real_guest_kick_until_ended(struct real_guest *g, pthread_t client);
 /* A tool's connection to it, by the pid; NULL and errno. */
 struct vitrine_vm *real_guest_open(void);
 
+/* All of it: without interrupt controllers, on a thread, with a tool's connection. */
+struct vitrine_vm *real_guest_begin(struct real_guest *g, uint32_t ram_bytes, const void *code, size_t bytes, pthread_t *client);
+void real_guest_end(struct real_guest *g, pthread_t client, struct vitrine_vm *tool);
+
 #endif

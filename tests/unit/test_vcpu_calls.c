@@ -48,9 +48,7 @@ static void begin(const uint8_t *code, size_t bytes)
 
 static void end(void)
 {
-    vitrine_vm_close(vm);
-    real_guest_kick_until_ended(&guest, client_thread);
-    real_guest_destroy(&guest);
+    real_guest_end(&guest, client_thread, vm);
 }
 
 static int set_up(void **state)

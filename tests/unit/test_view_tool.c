@@ -35,18 +35,14 @@ static struct vitrine_vm *vm;
 static int set_up(void **state)
 {
     (void)state;
-    real_guest_create(&guest, RAM_BYTES, code, (size_t)(code_end - code), false);
-    client_thread = real_guest_start(&guest);
-    vm = real_guest_open();
-    return vm ? 0 : -1;
+    vm = real_guest_begin(&guest, RAM_BYTES, code, (size_t)(code_end - code), &client_thread);
+    return 0;
 }
 
 static int tear_down(void **state)
 {
     (void)state;
-    vitrine_vm_close(vm);
-    real_guest_kick_until_ended(&guest, client_thread);
-    real_guest_destroy(&guest);
+    real_guest_end(&guest, client_thread, vm);
     return 0;
 }
 
