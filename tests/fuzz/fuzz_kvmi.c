@@ -9,30 +9,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "batches.h"
 #include "counter.h"
-#include "front/kvmi/kvmi.h"
+#include "kvmi_talk.h"
 
-#define MESSAGES_PER_BATCH 3000
 #define FIXED_BATCHES 10
 #define BATCH_SECONDS 120
-#define IN_BYTES 0x10000u
-#define OUT_BYTES ((KVMI_OUT_BYTES + 4095) & ~4095ul)
-
-static const uint64_t edges[] = { 0,      1,       2,       0x500,      0xfff,      0x1000,     0x8000,      0x9000,
-                                  0xb000, 0x1ffff, 0x20000, 0x80000000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
-
-static const struct kvmi_options options = { .dialect = &kvmi_dialect_libkvmi };
-static struct kvmi_session *session;
-static uint8_t *in_end, *out;
-static uint64_t seed;
-static bool is_harmless; /* this batch */
 
 static void begin_session(void)
 {
-    if (session)
-        kvmi_session_destroy(session);
-    session = kvmi_session_create(1, &options);
+    talk.options.dialect = &kvmi_dialect_libkvmi;
+    talk_begin_session();
 }
 
 static void fail(const struct kvmi_head *head, const char *what)
@@ -49,8 +35,8 @@ static void check_reply(const struct kvmi_head *head, ssize_t n)
         return;
     if (n < (ssize_t)(sizeof reply + sizeof error) || n > (ssize_t)KVMI_OUT_BYTES)
         fail(head, "a reply of a wrong size");
-    memcpy(&reply, out, sizeof reply);
-    memcpy(&error, out + sizeof reply, sizeof error);
+    memcpy(&reply, talk.out, sizeof reply);
+    memcpy(&error, talk.out + sizeof reply, sizeof error);
     if (reply.id != head->id || reply.sequence != head->sequence || reply.bytes != n - (ssize_t)sizeof reply || error.zero)
         fail(head, "not its reply");
     if (error.error > 0 || error.error < -KVMI_ENOSYS || (error.error && reply.bytes != sizeof error))
@@ -62,7 +48,7 @@ static void check_reply(const struct kvmi_head *head, ssize_t n)
 
 static void handle(const struct kvmi_head *head, const uint8_t *payload)
 {
-    ssize_t n = kvmi_handle(session, head, payload, out);
+    ssize_t n = kvmi_handle(talk.session, head, payload, talk.out);
     check_reply(head, n);
     if (n < 0)
         begin_session();
@@ -86,14 +72,14 @@ static uint32_t sensible_payload(uint16_t *id, uint8_t *to)
     struct {
         struct kvmi_pages head;
         struct kvmi_page_access page;
-    } pages = { .head = { .view = (uint16_t)(batches_choose(&seed, 4) == 0), .n_pages = 1 } };
-    uint8_t enable = batches_choose(&seed, 3) != 0;
+    } pages = { .head = { .view = (uint16_t)(batches_choose(&talk.seed, 4) == 0), .n_pages = 1 } };
+    uint8_t enable = batches_choose(&talk.seed, 3) != 0;
     const struct kvmi_control_register control[] = { { .enable = enable, .index = 0 }, { .enable = enable, .index = 0x174 } };
-    switch (batches_choose(&seed, 8)) {
+    switch (batches_choose(&talk.seed, 8)) {
     case 0:
     case 1:
         *id = KVMI_CONTROL_EVENTS;
-        in.events = (struct kvmi_control_events){ .event = events[batches_choose(&seed, sizeof events)], .enable = enable };
+        in.events = (struct kvmi_control_events){ .event = events[batches_choose(&talk.seed, sizeof events)], .enable = enable };
         break;
     case 2:
         *id = KVMI_CONTROL_CR;
@@ -105,7 +91,7 @@ static uint32_t sensible_payload(uint16_t *id, uint8_t *to)
         break;
     case 4:
         *id = KVMI_VCPU_CONTROL_SINGLESTEP;
-        in.byte.value = batches_choose(&seed, 4) == 0;
+        in.byte.value = batches_choose(&talk.seed, 4) == 0;
         break;
     case 5:
         *id = KVMI_PAUSE_VCPU;
@@ -113,12 +99,12 @@ static uint32_t sensible_payload(uint16_t *id, uint8_t *to)
         break;
     case 6:
         *id = KVMI_SWITCH_EPT_VIEW;
-        in.view.view = (uint16_t)batches_choose(&seed, 3);
+        in.view.view = (uint16_t)batches_choose(&talk.seed, 3);
         break;
     default:
         *id = KVMI_SET_PAGE_ACCESS;
-        pages.page.gpa = batches_choose(&seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull;
-        pages.page.access = (uint8_t)batches_choose(&seed, 8);
+        pages.page.gpa = batches_choose(&talk.seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull;
+        pages.page.access = (uint8_t)batches_choose(&talk.seed, 8);
         memcpy(to, &pages, sizeof pages);
         return sizeof pages;
     }
@@ -129,31 +115,10 @@ static uint32_t sensible_payload(uint16_t *id, uint8_t *to)
 static void sensible_message(void)
 {
     uint8_t payload[64];
-    struct kvmi_head head = { .sequence = (uint32_t)batches_random(&seed) };
+    struct kvmi_head head = { .sequence = (uint32_t)batches_random(&talk.seed) };
     head.bytes = (uint16_t)sensible_payload(&head.id, payload);
-    memcpy(in_end - head.bytes, payload, head.bytes);
-    handle(&head, in_end - head.bytes);
-}
-
-static uint32_t random_payload(const struct kvmi_command *c)
-{
-    uint32_t bytes = c ? c->bytes + (c->is_vcpu ? 8u : 0u) : batches_choose(&seed, 64);
-    if (batches_choose(&seed, 4) == 0)
-        bytes += batches_choose(&seed, 5000);
-    if (batches_choose(&seed, 8) == 0)
-        bytes = batches_choose(&seed, IN_BYTES);
-    uint8_t *in = in_end - bytes;
-    for (uint32_t i = 0; i + 8 <= bytes; i += 8) {
-        uint64_t value = batches_choose(&seed, 2) ? edges[batches_choose(&seed, sizeof edges / sizeof *edges)] : batches_random(&seed);
-        memcpy(in + i, &value, 8);
-    }
-    if (c && c->is_vcpu && bytes >= 8 && batches_choose(&seed, 8))
-        memset(in, 0, 8);
-    if (c && batches_choose(&seed, 4))
-        for (unsigned i = 0, at = c->is_vcpu ? 8 : 0; i < 16 && at + i < bytes; i++)
-            if (c->must_be_zero >> i & 1)
-                in[at + i] = 0;
-    return bytes;
+    memcpy(talk.in_end - head.bytes, payload, head.bytes);
+    handle(&head, talk.in_end - head.bytes);
 }
 
 static bool is_harmful(unsigned id)
@@ -163,12 +128,13 @@ static bool is_harmful(unsigned id)
 
 static void random_message(void)
 {
-    struct kvmi_head head = { .id = (uint16_t)(batches_choose(&seed, 16) ? batches_choose(&seed, KVMI_IDS) : batches_random(&seed)),
-                              .sequence = (uint32_t)batches_random(&seed) };
-    if (is_harmless && is_harmful(head.id))
+    struct kvmi_head head = { .id = (uint16_t)(batches_choose(&talk.seed, 16) ? batches_choose(&talk.seed, KVMI_IDS) : batches_random(&talk.seed)),
+                              .sequence = (uint32_t)batches_random(&talk.seed) };
+    if (talk.is_harmless && is_harmful(head.id))
         return;
-    head.bytes = (uint16_t)random_payload(kvmi_command_at(&kvmi_dialect_libkvmi, head.id));
-    handle(&head, in_end - head.bytes);
+    const struct kvmi_command *c = kvmi_command_at(&kvmi_dialect_libkvmi, head.id);
+    head.bytes = (uint16_t)talk_random_payload(c, c && c->is_vcpu ? 8 : 0);
+    handle(&head, talk.in_end - head.bytes);
 }
 
 /* ---- events ---- */
@@ -198,18 +164,18 @@ static uint32_t fill_answer(const struct kvmi_event *event, const uint8_t *speci
     uint32_t bytes = offsetof(struct answer, value);
     bool may_retry = event->event == KVMI_EVENT_PF || event->event == KVMI_EVENT_BREAKPOINT || event->event == KVMI_EVENT_DESCRIPTOR;
     a->reply.event = event->event;
-    a->reply.action = may_retry && batches_choose(&seed, 4) == 0 ? KVMI_RETRY : KVMI_CONTINUE;
+    a->reply.action = may_retry && batches_choose(&talk.seed, 4) == 0 ? KVMI_RETRY : KVMI_CONTINUE;
     if (has_value) {
         memcpy(&a->value, specific + 16, sizeof a->value);
-        if (!is_harmless && batches_choose(&seed, 4) == 0)
-            a->value = batches_choose(&seed, 2) ? batches_random(&seed) : edges[batches_choose(&seed, sizeof edges / sizeof *edges)];
-        bytes += batches_choose(&seed, 4) ? sizeof a->value : 0;
-    } else if (event->event == KVMI_EVENT_PF && batches_choose(&seed, 2)) {
-        a->pf.singlestep = (uint8_t)batches_choose(&seed, 2);
-        a->pf.rep_complete = (uint8_t)batches_choose(&seed, 2);
+        if (!talk.is_harmless && batches_choose(&talk.seed, 4) == 0)
+            a->value = talk_random_number();
+        bytes += batches_choose(&talk.seed, 4) ? sizeof a->value : 0;
+    } else if (event->event == KVMI_EVENT_PF && batches_choose(&talk.seed, 2)) {
+        a->pf.singlestep = (uint8_t)batches_choose(&talk.seed, 2);
+        a->pf.rep_complete = (uint8_t)batches_choose(&talk.seed, 2);
         memcpy(&a->pf.context_at, specific, sizeof a->pf.context_at);
-        a->pf.context_bytes = is_harmless ? 0 : batches_choose(&seed, KVMI_CONTEXT_MAX + 1);
-        bytes += batches_choose(&seed, 2) ? sizeof a->pf : batches_choose(&seed, sizeof a->pf);
+        a->pf.context_bytes = talk.is_harmless ? 0 : batches_choose(&talk.seed, KVMI_CONTEXT_MAX + 1);
+        bytes += batches_choose(&talk.seed, 2) ? sizeof a->pf : batches_choose(&talk.seed, sizeof a->pf);
     }
     return bytes;
 }
@@ -217,9 +183,9 @@ static uint32_t fill_answer(const struct kvmi_event *event, const uint8_t *speci
 /* Ends the connection, mostly. */
 static uint32_t spoil_answer(struct answer *a, struct kvmi_head *head, uint32_t bytes)
 {
-    switch (batches_choose(&seed, 6)) {
+    switch (batches_choose(&talk.seed, 6)) {
     case 0:
-        a->reply.action = (uint8_t)(is_harmless ? 3 + batches_choose(&seed, 200) : batches_choose(&seed, 4));
+        a->reply.action = (uint8_t)(talk.is_harmless ? 3 + batches_choose(&talk.seed, 200) : batches_choose(&talk.seed, 4));
         return bytes;
     case 1:
         a->vcpu.vcpu = 1;
@@ -228,32 +194,32 @@ static uint32_t spoil_answer(struct answer *a, struct kvmi_head *head, uint32_t 
         head->sequence++;
         return bytes;
     case 3:
-        a->reply.event = (uint8_t)batches_random(&seed);
+        a->reply.event = (uint8_t)batches_random(&talk.seed);
         return bytes;
     default:
-        return batches_choose(&seed, sizeof *a + 1);
+        return batches_choose(&talk.seed, sizeof *a + 1);
     }
 }
 
 /* As libkvmi would; now and then something else. False: there was none. */
 static bool answer_event(void)
 {
-    ssize_t n = kvmi_next_event(session, out);
+    ssize_t n = kvmi_next_event(talk.session, talk.out);
     struct kvmi_head head;
     struct kvmi_event event;
     struct answer a = { 0 };
     if (n == 0)
         return false;
-    memcpy(&head, out, sizeof head);
-    memcpy(&event, out + sizeof head, sizeof event);
+    memcpy(&head, talk.out, sizeof head);
+    memcpy(&event, talk.out + sizeof head, sizeof event);
     check_event(n, &head, &event);
-    uint32_t bytes = fill_answer(&event, out + sizeof head + sizeof event, &a);
-    if (batches_choose(&seed, 200) == 0)
+    uint32_t bytes = fill_answer(&event, talk.out + sizeof head + sizeof event, &a);
+    if (batches_choose(&talk.seed, 200) == 0)
         bytes = spoil_answer(&a, &head, bytes);
     head.id = KVMI_EVENT_REPLY;
     head.bytes = (uint16_t)bytes;
-    memcpy(in_end - bytes, &a, bytes);
-    handle(&head, in_end - bytes);
+    memcpy(talk.in_end - bytes, &a, bytes);
+    handle(&head, talk.in_end - bytes);
 
     return true;
 }
@@ -265,46 +231,23 @@ static void check_end(void)
     const struct kvmi_control_events request = { .event = KVMI_EVENT_UNHOOK, .enable = 1 };
     struct kvmi_event event;
     begin_session();
-    memcpy(in_end - sizeof request, &request, sizeof request);
-    handle(&head, in_end - sizeof request);
+    memcpy(talk.in_end - sizeof request, &request, sizeof request);
+    handle(&head, talk.in_end - sizeof request);
     counter_destroy();
-    if (kvmi_handle(session, &head, in_end - sizeof request, out) != -ESRCH)
+    if (kvmi_handle(talk.session, &head, talk.in_end - sizeof request, talk.out) != -ESRCH)
         fail(&head, "answered for a VM that has gone");
-    bool is_told = kvmi_next_event(session, out) == (ssize_t)(sizeof head + sizeof event);
-    memcpy(&event, out + sizeof head, sizeof event);
-    if (!is_told || event.event != KVMI_EVENT_UNHOOK || kvmi_next_event(session, out) != -ESRCH)
+    bool is_told = kvmi_next_event(talk.session, talk.out) == (ssize_t)(sizeof head + sizeof event);
+    memcpy(&event, talk.out + sizeof head, sizeof event);
+    if (!is_told || event.event != KVMI_EVENT_UNHOOK || kvmi_next_event(talk.session, talk.out) != -ESRCH)
         fail(&head, "UNHOOK is not told once");
-    kvmi_session_destroy(session);
-    session = NULL;
+    kvmi_session_destroy(talk.session);
+    talk.session = NULL;
 }
 
-static void batch(uint64_t first)
+static void batch(uint64_t seed)
 {
-    seed = first;
-    is_harmless = batches_choose(&seed, 2);
-    in_end = batches_room(IN_BYTES) + IN_BYTES;
-    out = batches_room(OUT_BYTES);
-    counter_create_summing();
-    begin_session();
-    counter_start();
-    for (unsigned i = 0; i < MESSAGES_PER_BATCH; i++) {
-        if (batches_choose(&seed, 2))
-            sensible_message();
-        else
-            random_message();
-        for (unsigned k = batches_choose(&seed, 4); k && answer_event(); k--)
-            i++;
-        if (batches_choose(&seed, 500) == 0)
-            begin_session();
-    }
-    batches_count(MESSAGES_PER_BATCH);
-    kvmi_session_destroy(session);
-    session = NULL;
-    counter_stop();
-    if (is_harmless)
-        counter_must_sum();
-    else
-        counter_must_count();
+    static const struct talk_ops ops = { begin_session, sensible_message, random_message, answer_event };
+    talk_batch(seed, &ops);
     check_end();
 }
 

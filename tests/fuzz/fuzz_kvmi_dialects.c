@@ -12,38 +12,24 @@
 
 #include "abi/kvmi_rfc.h"
 #include "abi/kvmi_v12.h"
-#include "batches.h"
 #include "counter.h"
-#include "front/kvmi/kvmi.h"
+#include "kvmi_talk.h"
 
-#define MESSAGES_PER_BATCH 3000
 #define FIXED_BATCHES 10
 #define BATCH_SECONDS 120
-#define IN_BYTES 0x10000u
-#define OUT_BYTES ((KVMI_OUT_BYTES + 4095) & ~4095ul)
-
-static const uint64_t edges[] = { 0, 1, 2, 0x500, 0xfff, 0x1000, 0x8000, 0x9000, 0xb000, 0x20000, 0xffffffff, 1ull << 47, ~0ull << 12, ~0ull };
-
-static struct kvmi_options options;
-static struct kvmi_session *session;
-static uint8_t *in_end, *out;
-static uint64_t seed;
-static bool is_harmless; /* this batch */
 
 static void begin_session(void)
 {
     static const struct kvmi_dialect *const which[] = { &kvmi_dialect_rfc, &kvmi_dialect_v12, NULL };
-    if (session)
-        kvmi_session_destroy(session);
-    options.dialect = which[batches_choose(&seed, 3)];
-    session = kvmi_session_create(1, &options);
+    talk.options.dialect = which[batches_choose(&talk.seed, 3)];
+    talk_begin_session();
 }
 
 /* What it is now: it may be found out to be another by the next message. */
 static const struct kvmi_dialect *dialect(void)
 {
     unsigned i = 0;
-    while (kvmi_dialects[i]->letter != kvmi_session_dialect(session))
+    while (kvmi_dialects[i]->letter != kvmi_session_dialect(talk.session))
         i++;
     return kvmi_dialects[i];
 }
@@ -88,16 +74,16 @@ static void check_reply(const struct kvmi_head *head, ssize_t n)
         return;
     if (n < (ssize_t)sizeof reply || n > (ssize_t)KVMI_OUT_BYTES)
         fail(head, "a reply of a wrong size");
-    memcpy(&reply, out, sizeof reply);
+    memcpy(&reply, talk.out, sizeof reply);
     if (reply.id != head->id || reply.sequence != head->sequence || reply.bytes != n - (ssize_t)sizeof reply)
         fail(head, "not its reply");
     const struct kvmi_command *c = kvmi_command_at(dialect(), head->id);
-    (dialect()->letter == 'a' ? check_inside : check_separate)(head, c, out + sizeof reply, reply.bytes);
+    (dialect()->letter == 'a' ? check_inside : check_separate)(head, c, talk.out + sizeof reply, reply.bytes);
 }
 
 static void handle(const struct kvmi_head *head, const uint8_t *payload)
 {
-    ssize_t n = kvmi_handle(session, head, payload, out);
+    ssize_t n = kvmi_handle(talk.session, head, payload, talk.out);
     check_reply(head, n);
     if (n < 0)
         begin_session();
@@ -122,13 +108,13 @@ static uint32_t sensible_v12(uint16_t *id, uint8_t *to)
         struct kvmi12_set_page_access head;
         struct kvmi_page_access page;
     } pages = { .head.n_pages = 1 };
-    uint8_t enable = batches_choose(&seed, 3) != 0;
+    uint8_t enable = batches_choose(&talk.seed, 3) != 0;
     static const uint16_t ids[] = { KVMI12_VCPU_CONTROL_EVENTS,     KVMI12_VCPU_CONTROL_EVENTS, KVMI12_VCPU_CONTROL_CR,   KVMI12_VCPU_CONTROL_MSR,
                                     KVMI12_VCPU_CONTROL_SINGLESTEP, KVMI12_VM_PAUSE_VCPU,       KVMI12_VM_SET_PAGE_ACCESS };
-    *id = ids[batches_choose(&seed, sizeof ids / sizeof *ids)];
+    *id = ids[batches_choose(&talk.seed, sizeof ids / sizeof *ids)];
     if (*id == KVMI12_VM_SET_PAGE_ACCESS) {
-        pages.page.gpa = batches_choose(&seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull;
-        pages.page.access = (uint8_t)batches_choose(&seed, 8);
+        pages.page.gpa = batches_choose(&talk.seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull;
+        pages.page.access = (uint8_t)batches_choose(&talk.seed, 8);
         memcpy(to, &pages, sizeof pages);
         return sizeof pages;
     }
@@ -137,13 +123,13 @@ static uint32_t sensible_v12(uint16_t *id, uint8_t *to)
         return sizeof(struct kvmi12_pause);
     }
     if (*id == KVMI12_VCPU_CONTROL_EVENTS)
-        in.events = (struct kvmi_control_events){ .event = events[batches_choose(&seed, sizeof events)], .enable = enable };
+        in.events = (struct kvmi_control_events){ .event = events[batches_choose(&talk.seed, sizeof events)], .enable = enable };
     else if (*id == KVMI12_VCPU_CONTROL_CR)
         in.cr.enable = enable;
     else if (*id == KVMI12_VCPU_CONTROL_MSR)
         in.msr = (struct kvmi_control_register){ .enable = enable, .index = 0x174 };
     else
-        in.byte.value = batches_choose(&seed, 4) == 0;
+        in.byte.value = batches_choose(&talk.seed, 4) == 0;
     memcpy(to, &in, sizeof in);
     return sizeof in;
 }
@@ -152,12 +138,12 @@ static uint32_t sensible_rfc(uint16_t *id, uint8_t *to)
 {
     static const uint16_t ids[] = { KVMI17_CONTROL_EVENTS, KVMI17_CONTROL_EVENTS, KVMI17_CR_CONTROL,      KVMI17_MSR_CONTROL,
                                     KVMI17_PAUSE_GUEST,    KVMI17_UNPAUSE_GUEST,  KVMI17_SET_PAGE_ACCESS, KVMI17_UNPAUSE_GUEST };
-    const struct kvmi17_control_events events = { .events = batches_random(&seed) & 0xfe };
-    const struct kvmi17_control_register control = { .enable = batches_choose(&seed, 3) != 0 };
+    const struct kvmi17_control_events events = { .events = batches_random(&talk.seed) & 0xfe };
+    const struct kvmi17_control_register control = { .enable = batches_choose(&talk.seed, 3) != 0 };
     const struct kvmi17_control_register msr = { .enable = control.enable, .index = 0x174 };
-    const struct kvmi17_set_page_access page = { .access = batches_choose(&seed, 8),
-                                                 .gpa = batches_choose(&seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull };
-    *id = ids[batches_choose(&seed, sizeof ids / sizeof *ids)];
+    const struct kvmi17_set_page_access page = { .access = batches_choose(&talk.seed, 8),
+                                                 .gpa = batches_choose(&talk.seed, COUNTER_FIRST_PAGE + COUNTER_PAGES) * 4096ull };
+    *id = ids[batches_choose(&talk.seed, sizeof ids / sizeof *ids)];
     switch (*id) {
     case KVMI17_CONTROL_EVENTS:
         memcpy(to, &events, sizeof events);
@@ -179,31 +165,10 @@ static uint32_t sensible_rfc(uint16_t *id, uint8_t *to)
 static void sensible_message(void)
 {
     uint8_t payload[64];
-    struct kvmi_head head = { .sequence = (uint32_t)batches_random(&seed) };
+    struct kvmi_head head = { .sequence = (uint32_t)batches_random(&talk.seed) };
     head.bytes = (uint16_t)(dialect()->letter == 'a' ? sensible_rfc : sensible_v12)(&head.id, payload);
-    memcpy(in_end - head.bytes, payload, head.bytes);
-    handle(&head, in_end - head.bytes);
-}
-
-static uint32_t random_payload(const struct kvmi_command *c)
-{
-    uint32_t bytes = c ? c->bytes + (c->is_vcpu ? 8u : 0u) : batches_choose(&seed, 64);
-    if (batches_choose(&seed, 4) == 0)
-        bytes += batches_choose(&seed, 5000);
-    if (batches_choose(&seed, 8) == 0)
-        bytes = batches_choose(&seed, IN_BYTES);
-    uint8_t *in = in_end - bytes;
-    for (uint32_t i = 0; i + 8 <= bytes; i += 8) {
-        uint64_t value = batches_choose(&seed, 2) ? edges[batches_choose(&seed, sizeof edges / sizeof *edges)] : batches_random(&seed);
-        memcpy(in + i, &value, 8);
-    }
-    if (c && (c->is_vcpu || dialect()->letter == 'a') && bytes >= 8 && batches_choose(&seed, 8))
-        memset(in, 0, c->is_vcpu ? 8 : 2);
-    if (c && batches_choose(&seed, 4))
-        for (unsigned i = 0, at = c->is_vcpu ? 8 : 0; i < 16 && at + i < bytes; i++)
-            if (c->must_be_zero >> i & 1)
-                in[at + i] = 0;
-    return bytes;
+    memcpy(talk.in_end - head.bytes, payload, head.bytes);
+    handle(&head, talk.in_end - head.bytes);
 }
 
 static bool is_harmful(unsigned id)
@@ -221,12 +186,13 @@ static bool is_harmful(unsigned id)
 
 static void random_message(void)
 {
-    struct kvmi_head head = { .id = (uint16_t)(batches_choose(&seed, 16) ? batches_choose(&seed, dialect()->n_commands) : batches_random(&seed)),
-                              .sequence = (uint32_t)batches_random(&seed) };
-    if (is_harmless && is_harmful(head.id))
+    struct kvmi_head head = { .id = (uint16_t)(batches_choose(&talk.seed, 16) ? batches_choose(&talk.seed, dialect()->n_commands) : batches_random(&talk.seed)),
+                              .sequence = (uint32_t)batches_random(&talk.seed) };
+    if (talk.is_harmless && is_harmful(head.id))
         return;
-    head.bytes = (uint16_t)random_payload(kvmi_command_at(dialect(), head.id));
-    handle(&head, in_end - head.bytes);
+    const struct kvmi_command *c = kvmi_command_at(dialect(), head.id);
+    head.bytes = (uint16_t)talk_random_payload(c, !c ? 0 : c->is_vcpu ? 8 : dialect()->letter == 'a' ? 2 : 0);
+    handle(&head, talk.in_end - head.bytes);
 }
 
 /* ---- events ---- */
@@ -280,13 +246,13 @@ static uint32_t answer_v12(const struct told *t, uint8_t *to)
     } a = { .reply.event = (uint8_t)t->number };
     bool has_value = t->number == KVMI12_EVENT_CR || t->number == KVMI12_EVENT_MSR;
     bool may_retry = t->number == KVMI12_EVENT_PF || t->number == KVMI12_EVENT_BREAKPOINT || t->number == KVMI12_EVENT_DESCRIPTOR;
-    a.reply.action = may_retry && batches_choose(&seed, 4) == 0 ? KVMI_RETRY : KVMI_CONTINUE;
+    a.reply.action = may_retry && batches_choose(&talk.seed, 4) == 0 ? KVMI_RETRY : KVMI_CONTINUE;
     if (has_value)
         memcpy(&a.value, t->specific + 16, sizeof a.value);
-    if (has_value && !is_harmless && batches_choose(&seed, 4) == 0)
-        a.value = batches_random(&seed);
-    if (!is_harmless && batches_choose(&seed, 100) == 0)
-        a.reply.action = (uint8_t)batches_choose(&seed, 4);
+    if (has_value && !talk.is_harmless && batches_choose(&talk.seed, 4) == 0)
+        a.value = batches_random(&talk.seed);
+    if (!talk.is_harmless && batches_choose(&talk.seed, 100) == 0)
+        a.reply.action = (uint8_t)batches_choose(&talk.seed, 4);
     memcpy(to, &a, sizeof a);
     return sizeof a - (has_value ? 0 : sizeof a.value);
 }
@@ -302,13 +268,13 @@ static uint32_t answer_rfc(const struct told *t, uint8_t *to)
         more = sizeof(uint64_t);
         memcpy(a.more, t->specific + 16, more);
     } else if (t->number == KVMI17_EVENT_PAGE_FAULT) {
-        more = batches_choose(&seed, sizeof a.more + 1);
-        a.reply.actions |= batches_choose(&seed, 4) ? 0 : KVMI17_NOEMU;
-        a.more[0] = (uint8_t)batches_random(&seed);
+        more = batches_choose(&talk.seed, sizeof a.more + 1);
+        a.reply.actions |= batches_choose(&talk.seed, 4) ? 0 : KVMI17_NOEMU;
+        a.more[0] = (uint8_t)batches_random(&talk.seed);
     }
-    if (!is_harmless && batches_choose(&seed, 10) == 0) {
-        a.reply.actions = batches_choose(&seed, 16);
-        a.reply.regs.rip = batches_random(&seed);
+    if (!talk.is_harmless && batches_choose(&talk.seed, 10) == 0) {
+        a.reply.actions = batches_choose(&talk.seed, 16);
+        a.reply.regs.rip = batches_random(&talk.seed);
     }
     memcpy(to, &a, sizeof a);
     return (uint32_t)sizeof a.reply + more;
@@ -324,49 +290,26 @@ static bool answer_event(void)
         begin_session();
         return false;
     }
-    ssize_t n = kvmi_next_event(session, out);
+    ssize_t n = kvmi_next_event(talk.session, talk.out);
     if (n == 0)
         return false;
-    memcpy(&t.head, out, sizeof t.head);
+    memcpy(&t.head, talk.out, sizeof t.head);
     if (n != (ssize_t)sizeof t.head + t.head.bytes)
         fail(&t.head, "an event of a wrong size");
-    (is_rfc ? parse_rfc : parse_v12)(&t, out + sizeof t.head);
+    (is_rfc ? parse_rfc : parse_v12)(&t, talk.out + sizeof t.head);
     uint32_t bytes = (is_rfc ? answer_rfc : answer_v12)(&t, answer);
-    if (batches_choose(&seed, 200) == 0)
-        bytes = batches_choose(&seed, bytes + 1);
-    struct kvmi_head head = { .id = dialect()->id_event_reply, .bytes = (uint16_t)bytes, .sequence = t.head.sequence + (batches_choose(&seed, 200) == 0) };
-    memcpy(in_end - bytes, answer, bytes);
-    handle(&head, in_end - bytes);
+    if (batches_choose(&talk.seed, 200) == 0)
+        bytes = batches_choose(&talk.seed, bytes + 1);
+    struct kvmi_head head = { .id = dialect()->id_event_reply, .bytes = (uint16_t)bytes, .sequence = t.head.sequence + (batches_choose(&talk.seed, 200) == 0) };
+    memcpy(talk.in_end - bytes, answer, bytes);
+    handle(&head, talk.in_end - bytes);
     return true;
 }
 
-static void batch(uint64_t first)
+static void batch(uint64_t seed)
 {
-    seed = first;
-    is_harmless = batches_choose(&seed, 2);
-    in_end = batches_room(IN_BYTES) + IN_BYTES;
-    out = batches_room(OUT_BYTES);
-    counter_create_summing();
-    begin_session();
-    counter_start();
-    for (unsigned i = 0; i < MESSAGES_PER_BATCH; i++) {
-        if (batches_choose(&seed, 2))
-            sensible_message();
-        else
-            random_message();
-        for (unsigned k = batches_choose(&seed, 4); k && answer_event(); k--)
-            i++;
-        if (batches_choose(&seed, 500) == 0)
-            begin_session();
-    }
-    batches_count(MESSAGES_PER_BATCH);
-    kvmi_session_destroy(session);
-    session = NULL;
-    counter_stop();
-    if (is_harmless)
-        counter_must_sum();
-    else
-        counter_must_count();
+    static const struct talk_ops ops = { begin_session, sensible_message, random_message, answer_event };
+    talk_batch(seed, &ops);
     counter_destroy();
 }
 
